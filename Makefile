@@ -45,6 +45,8 @@ VARIANT_LDFLAGS = $(VARIANT_LDFLAGS_$(VARIANT))
 LIBS       := $(shell pkg-config --static --libs liburing libseccomp jansson zlib 2>/dev/null)
 SLIRP_LIBS := $(shell pkg-config --libs slirp libseccomp 2>/dev/null)
 SLIRP_CFLAGS := $(shell pkg-config --cflags slirp 2>/dev/null)
+$(if $(and $(LIBS),$(SLIRP_LIBS)),,$(if $(filter all tests fuzzers unit,$(or $(MAKECMDGOALS),all)),\
+	$(error libraries are missing: make deps installs them)))
 
 SOURCES   := $(sort $(shell find src -name '*.c'))
 TEST_SRCS := $(filter %_test.c,$(SOURCES))
@@ -57,7 +59,7 @@ FUZZERS   := $(patsubst fuzz/%.c,$(OUT)/fuzz/%,$(wildcard fuzz/*_fuzz.c))
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all tests fuzzers unit clean
+.PHONY: all tests fuzzers unit clean fuzz-replay deps run testbed check lint e2e bench install help
 
 all: $(BIN)/hull $(BIN)/hull-slirp
 
@@ -89,9 +91,79 @@ tests: $(TESTS)
 fuzzers: $(FUZZERS)
 
 unit: tests
-	prove $(TESTS)
+	prove -j $(or $(NPROC),2) $(TESTS)
+
+# Each fuzzer over its corpus (fuzz/corpus/<name>/) and no further. fuzz-<name>: for FUZZ_SECONDS.
+FUZZ_SECONDS ?= 60
+fuzz-replay:
+	$(MAKE) VARIANT=fuzz fuzzers
+	@for fuzzer in $(FUZZERS:$(OUT)/%=build/fuzz/%); do \
+		corpus=fuzz/corpus/$$(basename $$fuzzer _fuzz); \
+		[ -d $$corpus ] || continue; echo "$$fuzzer: $$(ls $$corpus | wc -l) inputs"; \
+		$$fuzzer -runs=0 $$corpus >$$fuzzer.log 2>&1 || { tail -n 60 $$fuzzer.log; exit 1; }; \
+	done
+
+fuzz-%:
+	$(MAKE) VARIANT=fuzz build/fuzz/fuzz/$*_fuzz
+	@mkdir -p build/fuzz/corpus/$* fuzz/corpus/$*
+	build/fuzz/fuzz/$*_fuzz -max_total_time=$(FUZZ_SECONDS) build/fuzz/corpus/$* fuzz/corpus/$*
+
+deps:
+	@tool/deps build
+
+run:
+	@tool/deps run
+	$(MAKE) -j $(or $(NPROC),2) all
+	@tool/run $(ARGS)
+
+testbed:
+	@tool/deps run
+	$(MAKE) -j $(or $(NPROC),2) all
+	@tool/testbed $(ARGS)
+
+check:
+	@tool/deps check
+	@tool/check $(STAGES)
+
+lint:
+	@tool/deps check
+	@tool/lint
+
+e2e: all
+	@tool/deps check
+	@tool/check e2e
+
+bench: all
+	@tool/deps bench
+	@bench/run $(ARGS)
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/hull \
+		$(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 755 $(BIN)/hull $(DESTDIR)$(PREFIX)/bin/hull
+	install -m 755 $(BIN)/hull-slirp $(DESTDIR)$(PREFIX)/libexec/hull/hull-slirp
+	install -m 644 docs/hull.1 $(DESTDIR)$(PREFIX)/share/man/man1/hull.1
 
 clean:
 	rm -rf build
+
+# For tool/check: make print-TESTS
+print-%:
+	@echo $($*)
+
+help:
+	@echo 'make               build/hull, the release build'
+	@echo 'make run           install what is missing, build, boot Debian to a prompt'
+	@echo 'make testbed       a shell on a host with real KVM (by emulation), with build/hull in it'
+	@echo 'make check         install what is missing, run all tests (STAGES="lint build unit fuzz e2e")'
+	@echo 'make unit          the unit tests of this VARIANT'
+	@echo 'make e2e           the end-to-end tests alone'
+	@echo 'make lint          formatting, layers, clang-tidy'
+	@echo 'make fuzz-replay   the fuzzers over their corpora; make fuzz-NAME FUZZ_SECONDS=60: on'
+	@echo 'make bench         Hull beside QEMU and a minimal KVM program'
+	@echo 'make deps          install what a build needs (apt-get)'
+	@echo 'make install       to PREFIX (/usr/local), below DESTDIR'
+	@echo 'make clean'
+	@echo 'Variants: VARIANT=release|debug|asan|tsan|fuzz, CC=gcc|clang'
 
 -include $(shell find build -name '*.d' 2>/dev/null)

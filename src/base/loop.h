@@ -30,7 +30,11 @@ int loop_new(struct loop **loop, unsigned flags, struct err *err);
 /* The loop must not be running; registered fds and armed timers are forgotten, not closed. */
 void loop_free(struct loop *loop);
 
-/* Serve until loop_stop(). Returns when the callbacks of the current iteration are done. */
+/*
+ * Serve until loop_stop(). Returns when the callbacks of the current iteration are done. Later runs
+ * are best made by the same thread: another one costs a new io_uring, and is refused (with an error
+ * in the log) while operations of loop_sqe() are pending.
+ */
 void loop_run(struct loop *loop);
 
 /* [any] End loop_run(), also one that has not started yet. */
@@ -43,7 +47,9 @@ bool loop_is_current(const struct loop *loop);
 
 /*
  * Embedded in its owner. Level-triggered: fn is called with the poll(2) revents for as long as they
- * hold. Owner fills fd, events (POLLIN, POLLOUT) and fn.
+ * hold. As after poll(2), a callback before this one may have read what there was: use descriptors
+ * that do not block. What cannot be waited for (a regular file) is always ready, also as there.
+ * Owner fills fd, events (POLLIN, POLLOUT) and fn, and sets the rest to zero.
  */
 struct loop_fd {
     int fd;
@@ -55,13 +61,15 @@ struct loop_fd {
 int loop_fd_add(struct loop *loop, struct loop_fd *lfd);
 /* Change events. 0 keeps it registered and silent. */
 int loop_fd_modify(struct loop *loop, struct loop_fd *lfd, short events);
-/* After this fn is not called again, and lfd->fd may be closed. Safe inside fn. */
+/* After this fn is not called again, and lfd->fd may be closed. Safe inside every callback. The
+ * kernel lets go of the file by the end of the iteration, or of this call between two runs. */
 void loop_fd_del(struct loop *loop, struct loop_fd *lfd);
 
 /*
  * An eventfd that fires often and carries nothing but its firing (an ioeventfd): the loop reads the
  * counter itself, in the same system call as its wait, and then calls fn once. On io_uring this
- * saves a poll and a read() a firing. Same lifetime rules as struct loop_fd.
+ * saves a poll and a read() a firing. Same lifetime rules as struct loop_fd. A firing that falls
+ * together with loop_event_del() may be lost: after a new add, look at what it announces.
  */
 struct loop_event {
     int fd; /* eventfd; the loop sets no flags on it */
@@ -99,6 +107,10 @@ struct loop_task {
  * left. */
 void loop_post(struct loop *loop, struct loop_task *task);
 
+/* [any] Take back a task that is still queued, so that its memory may go; true when it was. When
+ * called from another thread than the loop's, fn may be running at that moment. */
+bool loop_unpost(struct loop *loop, struct loop_task *task);
+
 /* [any] Call fn(arg) on the loop's thread and wait until it returned. Called on that thread, or
  * while the loop is not running: calls it at once. */
 void loop_call(struct loop *loop, void (*fn)(void *arg), void *arg);
@@ -113,7 +125,8 @@ struct loop_op {
 /*
  * A submission entry whose completion goes to op; the caller prepares it with io_uring_prep_*()
  * before anything else is queued, and leaves its user_data alone. It is submitted by the end of the
- * iteration. NULL: this loop has no io_uring (permanent).
+ * iteration. No IOSQE_IO_LINK: the queue may be submitted between any two entries. NULL: this loop
+ * has no io_uring (permanent), or no memory is left.
  */
 struct io_uring_sqe *loop_sqe(struct loop *loop, struct loop_op *op);
 
