@@ -19,18 +19,27 @@ struct err;
 struct char_dev;
 
 /*
- * spec: "stdio" (a terminal in raw mode, or plain pipes), "null", "file:PATH" (output only,
- * appended), "pty" (logs the name of the other side). Only one stdio at a time.
+ * spec: "stdio" (a terminal in raw mode, or plain pipes), "null",
+ * "file:PATH" (output only, appended), "pty" (logs the name of the other side; while nobody has it
+ * open, the last 64 KiB of output are kept for who comes). Only one stdio at a time.
+ * SIGPIPE, where it has its default action, is ignored from then on. Returns 0 or -errno with err
+ * filled.
  */
 int char_open(struct char_dev **chr, const char *spec, struct err *err);
 
-/* Flushes what it can without blocking for more than 100 ms; restores the terminal. */
+/*
+ * Detaches; nobody may be inside char_write() any more. Waits for the reader to take what is
+ * buffered, for a second at most, and only while he takes something every 250 ms. Restores the
+ * terminal.
+ */
 void char_close(struct char_dev *chr);
 
-/* What the owner is told. */
+/* For people and scripts: "stdio", "null", "file:PATH", "pty:/dev/pts/N". Lives as long as chr. */
+const char *char_describe(const struct char_dev *chr);
+
+/* What the owner is told. char_close() must not be called from inside. */
 struct char_client {
-    /* Input arrived: buf[0..len). Called only while char_want_input() is on and for at most as much
-     * as room() last said. */
+    /* Input arrived: buf[0..len), at most as much as room() last said. */
     void (*input)(void *ctx, const uint8_t *buf, size_t len);
     /* How many bytes the owner takes now. 0: input is paused until char_kick_input(). */
     size_t (*room)(void *ctx);
@@ -41,6 +50,7 @@ struct char_client {
     void *ctx;
 };
 
+/* Once; -EBUSY after that. What was written before goes out now. */
 int char_attach(struct char_dev *chr, struct loop *loop, const struct char_client *client,
                 struct err *err);
 
@@ -59,7 +69,7 @@ size_t char_write_room(struct char_dev *chr);
 
 /*
  * Keys that the terminal takes for itself behind Ctrl-A: x quits, h helps, a sends Ctrl-A. on_quit
- * is called on the loop. Only for stdio on a terminal; no effect elsewhere.
+ * is called on the loop, and must not close chr. Only for stdio on a terminal; no effect elsewhere.
  */
 void char_set_escape(struct char_dev *chr, void (*on_quit)(void *ctx), void *ctx);
 
