@@ -5,7 +5,9 @@
  * takes, and calls it. Reads that nobody claims give all ones, writes are dropped, as on a PC.
  *
  * Threads: all functions may be called from every thread. The bus's own lock is never held while a
- * device's lock is taken, so that a device may map and unmap ranges from inside an access.
+ * device's lock is taken, so that a device may map and unmap ranges from inside an access. A range
+ * changes, and is mapped and unmapped, only with the lock of its device held, or while no vCPU
+ * runs; its memory stays until no vCPU can be inside the dispatch any more.
  */
 #ifndef HULL_BUS_BUS_H
 #define HULL_BUS_BUS_H
@@ -49,13 +51,14 @@ void bus_free(struct bus *bus);
 
 /*
  * Map range->base..+len. Where ranges overlap, the one mapped first wins (a guest may place BARs on
- * top of each other or of the chipset). -ENOSPC when the bus is full: then the range stays
- * unmapped.
+ * top of each other or of the chipset). -ENOSPC when the bus is full, -EINVAL when the range does
+ * not fit into the space: then it stays unmapped.
  */
 int bus_map(struct bus *bus, struct bus_range *range);
 void bus_unmap(struct bus *bus, struct bus_range *range);
 
-/* One access, from a vCPU, a test, or a device acting as bus master on MMIO. */
+/* One access of at most 8 bytes, from a vCPU, a test, or a device acting as bus master on MMIO. A
+ * device must not reach itself or, with its lock held, another device. */
 uint64_t bus_read(struct bus *bus, enum bus_space space, uint64_t addr, unsigned size);
 void bus_write(struct bus *bus, enum bus_space space, uint64_t addr, uint64_t value, unsigned size);
 

@@ -10,6 +10,7 @@
 #define HULL_BUS_DEVICE_H
 
 #include <pthread.h>
+#include <stdbool.h>
 
 #include "base/log.h"
 #include "base/loop.h"
@@ -23,6 +24,11 @@ struct device_ops {
      * outside the struct, lower lines. Lock held, no vCPU runs. May be NULL.
      */
     void (*reset)(struct device *dev);
+    /*
+     * After reset(): is nothing of the device in flight in a backend any more? Until then guest
+     * memory may still be written. Lock held. May be NULL: always.
+     */
+    bool (*quiet)(struct device *dev);
     /* Stop threads and give back what init took. No lock; no vCPU and no loop runs. May be NULL. */
     void (*fini)(struct device *dev);
 };
@@ -44,6 +50,7 @@ void device_init(struct device *dev, const struct device_ops *ops, const struct 
     __attribute__((format(printf, 6, 7)));
 
 void device_reset(struct device *dev);
+bool device_quiet(struct device *dev);
 void device_fini(struct device *dev);
 
 static inline void device_lock(struct device *dev)

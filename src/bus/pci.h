@@ -85,9 +85,10 @@ struct pci_function {
     uint16_t last_cap, last_ext_cap;
     uint16_t msi_cap, msix_cap; /* offset of the capability, 0: none */
     uint16_t msix_vectors;
-    struct bus_range *msix_table; /* inside a BAR of the device */
-    struct engine_irqfd *irqfds;  /* one a vector where irqfds are in use, else NULL */
-    bool intx_asserted;           /* what the bus was told */
+    struct bus_range *msix_table;      /* inside a BAR of the device */
+    struct engine_irqfd *irqfds;       /* one a vector where irqfds are in use, else NULL */
+    bool intx_asserted;                /* what the bus was told */
+    struct pci_msix_entry *irqfd_sent; /* what the engine knows of each irqfd; control: masked */
 
     /* After the masks were applied to a configuration write; may be NULL. */
     void (*config_written)(struct pci_function *fn, unsigned offset, unsigned size);
@@ -100,9 +101,24 @@ struct pci_function {
 /*
  * Initialise config space and masks with the identity; fn->dev was initialised with device_init()
  * before, its state struct holds *pci somewhere. Call pci_function_reset() from the device's reset.
+ * After this a device may edit reset_config, write_mask and w1c_mask for registers of its own; they
+ * take effect with the device's first reset.
  */
 void pci_function_init(struct pci_function *fn, struct pci_state *pci,
                        const struct pci_identity *identity);
+
+/*
+ * Registers of a device's own in configuration space, as a table: value after reset, the bits that
+ * the guest may change, the bits that writing 1 clears. Init only.
+ */
+struct pci_register {
+    const char *name; /* of the data sheet, with its section */
+    uint16_t offset;
+    uint8_t width; /* 1, 2, 4 or 8 bytes */
+    uint64_t reset, writable, w1c;
+};
+
+void pci_registers_add(struct pci_function *fn, const struct pci_register *registers, size_t count);
 
 /* BAR `index` of kind and size; ops/dev of the range as given. Returns the bar. Init only. */
 struct pci_bar *pci_bar_add(struct pci_function *fn, unsigned index, enum pci_bar_kind kind,
@@ -112,6 +128,10 @@ struct pci_bar *pci_bar_add(struct pci_function *fn, unsigned index, enum pci_ba
  * its offset. writable, when not NULL, is the write mask of the body. Init only. */
 uint16_t pci_cap_add(struct pci_function *fn, uint8_t id, const void *body, unsigned body_len,
                      const void *writable);
+
+/* Likewise an extended capability (PCI Express 5.0, 7.6.3); body_len = len - 4. Init only. */
+uint16_t pci_ext_cap_add(struct pci_function *fn, uint16_t id, unsigned version, const void *body,
+                         unsigned body_len, const void *writable);
 
 /* A PCI Express capability for a root complex integrated endpoint. Init only. */
 void pci_express_add(struct pci_function *fn);
@@ -124,6 +144,9 @@ void pci_express_add(struct pci_function *fn);
  */
 int pci_msix_add(struct pci_function *fn, unsigned bar_index, unsigned vectors, bool use_irqfd,
                  struct err *err);
+
+/* The eventfd that sends a vector; -1 without use_irqfd, or before the function is plugged. */
+int pci_msix_fd(const struct pci_function *fn, unsigned vector);
 
 /* MSI with one vector, 64-bit address. Init only. */
 void pci_msi_add(struct pci_function *fn);
@@ -157,12 +180,27 @@ struct pci_bus_config {
     void *pirq_ctx;
 };
 
-/* Makes the root bus and its ports 0xcf8-0xcff. ECAM is mapped by pci_bus_set_ecam(). */
+/*
+ * Makes the root bus and its ports 0xcf8-0xcff. ECAM is mapped by pci_bus_set_ecam(). Configuration
+ * accesses hold the bus's lock and then the function's: no device may reach configuration space
+ * with its own lock held.
+ */
 int pci_bus_new(struct pci_bus **bus, const struct pci_bus_config *config, struct err *err);
 void pci_bus_free(struct pci_bus *bus);
 
-/* The host bridge (PCIEXBAR) places the ECAM window: base, and buses * 1 MiB; 0 buses: off. */
+/* The bus as a device (the address register of port 0xcf8), for the board's list: to be reset and
+ * saved. Freed by pci_bus_free(), which may come after device_fini(). */
+struct device *pci_bus_device(struct pci_bus *bus);
+
+/* The host bridge (PCIEXBAR) places the ECAM window: base, and buses * 1 MiB; 0 buses: off. From
+ * the bridge's config_written, or while no vCPU runs. */
 void pci_bus_set_ecam(struct pci_bus *bus, gpa_t base, unsigned buses);
+
+/*
+ * The chipset's reset control register lies inside the doubleword of port 0xcf8, which takes only
+ * doubleword accesses itself: byte accesses to port 0xcf9 go to this range, which is not mapped.
+ */
+void pci_bus_set_reset_port(struct pci_bus *bus, struct bus_range *range);
 
 /* Plug fn at devfn, or with devfn < 0 in the next free slot, function 0, from slot 1 on.
  * -ENOSPC / -EBUSY. */
@@ -173,6 +211,9 @@ struct pci_function *pci_bus_function(struct pci_bus *bus, uint8_t devfn);
 /* The PIRQ (0-7) that INTx pin 1-4 of a slot is wired to: (slot + pin - 1) % 4 + 4, as ACPI's _PRT
  * says too. */
 unsigned pci_slot_pirq(unsigned slot, unsigned pin);
+
+/* The ISA interrupt to which this machine routes a PIRQ when there is no firmware to choose. */
+unsigned pci_pirq_isa_irq(unsigned pirq);
 
 /*
  * What firmware does, for direct kernel boot: give every BAR an address (I/O from io_base, 32-bit
