@@ -57,7 +57,7 @@ struct virtio_ops {
 
     /* Power-on reset of what is outside the state structs, after reset(dev, NULL). May be NULL. */
     void (*power_on)(struct virtio_device *dev);
-    /* As device_ops.fini. May be NULL. */
+    /* As device_ops.fini; the last call for dev, which may be freed in it. May be NULL. */
     void (*fini)(struct virtio_device *dev);
 };
 
@@ -96,6 +96,10 @@ int virtio_init(struct virtio_device *dev, const struct virtio_ops *ops,
                 unsigned queue_size, unsigned config_len, const struct state_table *type_table,
                 void *type_state, struct err *err);
 
+/* Undo virtio_init() where the type's own set-up failed after it; device_fini() is for devices that
+ * are complete, and calls ops->fini. */
+void virtio_fini(struct virtio_device *dev);
+
 /* Build the PCI function (BARs, capabilities, MSI-X) and plug it; devfn < 0: next free slot. */
 int virtio_pci_plug(struct virtio_device *dev, int devfn, struct err *err);
 
@@ -110,6 +114,12 @@ bool virtio_is_live(const struct virtio_device *dev);
 /* Interrupt the driver for vq if it wants that (virtq_should_interrupt). After a batch of pushes.
  */
 void virtio_queue_notify(struct virtio_device *dev, struct virtq *vq);
+
+/*
+ * Have the home loop call queue_kick for vq soon, as if the driver had kicked: for a device that
+ * ends its turn, so that others get theirs, while chains are left. A reset forgets it.
+ */
+void virtio_queue_kick_later(struct virtio_device *dev, const struct virtq *vq);
 
 /* The configuration changed: new generation, and an interrupt. */
 void virtio_config_changed(struct virtio_device *dev);

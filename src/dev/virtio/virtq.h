@@ -5,11 +5,11 @@
  * and is a private copy.
  *
  * Theory of operation: a device calls virtq_pop() until it gives 0, serves each chain, and returns
- * each exactly once with virtq_push(), in any order; then virtq_notify() after a batch. Before it
- * goes back to sleep it arms the guest's notification with virtq_enable_kick() and pops once more
- * when that says so. A guest that breaks the rules gets its device into NEEDS_RESET: the queue is
- * `broken`, pop gives -EPROTO from then on, and chains that were popped before may still be pushed
- * (and are dropped).
+ * each exactly once with virtq_push(), in any order; then virtio_queue_notify() after a batch.
+ * Before it goes back to sleep it arms the guest's notification with virtq_enable_kick() and pops
+ * once more when that says so. A guest that breaks the rules gets its device into NEEDS_RESET: the
+ * queue is `broken`, pop gives -EPROTO from then on, and chains that were popped before may still
+ * be pushed (and are dropped).
  *
  * All functions: device lock held.
  */
@@ -57,6 +57,7 @@ struct virtq {
     uint8_t *desc, *driver, *device;
     unsigned in_flight;                      /* popped and not pushed */
     uint64_t chains_popped, interrupts_sent; /* counters for people */
+    const char *why;                         /* a static string once broken, else NULL */
 };
 
 /*
@@ -64,7 +65,8 @@ struct virtq {
  * caller of pop: iov[0..out_num) are readable, iov[out_num..out_num+in_num) writable.
  */
 struct virtq_chain {
-    uint16_t id;         /* head index (split), buffer id (packed) */
+    uint16_t id;         /* head index (split), buffer id (packed); neither unique nor bounded when
+                            the guest is hostile */
     uint16_t desc_count; /* ring entries it takes (packed) */
     uint32_t out_num, in_num;
     uint64_t out_len, in_len; /* bytes */
@@ -79,9 +81,10 @@ int virtq_enable(struct virtq *vq);
 void virtq_disable(struct virtq *vq);
 
 /*
- * Take the next available chain. 1: chain is filled; 0: none; -EPROTO: the guest broke the rules
- * and the queue is broken now. iov_cap is at least VIRTQ_IOV_MAX unless the device bounds its
- * chains; a chain with more segments breaks the queue. Segments of zero bytes are dropped.
+ * Take the next available chain. 1: chain is filled (else its contents are undefined); 0: none;
+ * -EPROTO: the guest broke the rules and the queue is broken now. iov_cap is at least VIRTQ_IOV_MAX
+ * unless the device bounds its chains; a chain with more segments breaks the queue. Segments of
+ * zero bytes are dropped.
  */
 int virtq_pop(struct virtq *vq, struct virtq_chain *chain, struct iovec *iov, unsigned iov_cap);
 
