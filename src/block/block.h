@@ -39,7 +39,7 @@ struct block_request {
     /* res: 0, or -errno (a short transfer is retried or becomes -EIO before this). */
     void (*done)(struct block_request *req, int res);
     struct loop_op uring_op; /* the backend's */
-    uint64_t backend[8];     /* the backend's */
+    uint64_t backend[8];     /* the backend's; block_complete_later()'s once that was called */
 };
 
 struct block_info {
@@ -86,7 +86,10 @@ int block_attach(struct block_dev *dev, struct loop *loop, struct err *err);
  * -EROFS. */
 void block_submit(struct block_dev *dev, struct block_request *req);
 
-/* Backends implement this; file.c is the one for what open(2) opens. */
+/*
+ * Backends implement this; file.c is the one for what open(2) opens. submit gets requests that
+ * passed the checks of block_submit(): in range, aligned, not empty (but FLUSH), allowed by info.
+ */
 struct block_driver {
     const char *name;
     int (*attach)(struct block_dev *dev, struct loop *loop, struct err *err);
@@ -98,6 +101,15 @@ struct block_dev {
     const struct block_driver *driver;
     struct block_info info;
     struct loop *loop;
+    /* Requests that block_complete_later() holds; zero at the start. */
+    struct block_request *later_head, *later_tail;
+    struct loop_task later_task;
 };
+
+/*
+ * For backends that know a result inside submit: complete req from the loop, in the order of the
+ * calls. Loop's thread.
+ */
+void block_complete_later(struct block_dev *dev, struct block_request *req, int res);
 
 #endif
