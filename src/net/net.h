@@ -47,12 +47,12 @@ struct net_backend;
 struct net_ops {
     const char *name;
 
-    /* Packets can be read from `queue` (again): fn is called on loop until net_watch_rx(.., false).
-     */
+    /* Serve `queue` on loop: rx_ready when packets can be read, tx_ready when there is room to
+     * send, each again and again for as long as it is watched and true. */
     int (*attach)(struct net_backend *net, unsigned queue, struct loop *loop,
                   void (*rx_ready)(void *ctx, unsigned queue),
                   void (*tx_ready)(void *ctx, unsigned queue), void *ctx);
-    /* Want rx_ready / tx_ready, level-triggered? Both are off after attach. */
+    /* Want rx_ready / tx_ready? Both are off after attach. */
     void (*watch)(struct net_backend *net, unsigned queue, bool rx, bool tx);
 
     /* One packet, header first. Bytes taken, or -EAGAIN (queue full: watch tx), or -errno
@@ -77,6 +77,8 @@ struct net_backend {
     unsigned offloads_rx; /* NET_OFFLOAD_*: what packets we can be told to receive */
     unsigned offloads_tx; /* what we may send into it */
     uint16_t mtu;         /* 0: 1500 */
+    /* May go down while attached: then rx_ready is called once, whether watched or not, and from
+     * then on send says -ENETDOWN and receive -EAGAIN. */
     bool link_up;
     char description[128]; /* for people: "tap hull0", "user 10.0.2.0/24" */
 };
@@ -110,8 +112,9 @@ struct net_user_options {
 };
 
 /*
- * Start the helper (the program hull-slirp that stands beside this program, or in libexec). It dies
- * with this process. Ports that are taken fail here, with err naming the port.
+ * Start the helper (the program hull-slirp that stands beside this program, or in
+ * ../libexec/hull). It dies with the calling thread, which is therefore one that lasts as long as
+ * the VM. Ports that are taken fail here, with err naming the port.
  */
 int net_user_open(struct net_backend **net, const struct net_user_options *options,
                   struct err *err);
