@@ -5,12 +5,18 @@
  *
  *   bzImage     Linux x86 boot protocol 2.02+ (Documentation/arch/x86/boot.rst): 64-bit entry where
  *               XLF_KERNEL_64 offers one, else the 32-bit entry
+ *               (also an uncompressed vmlinux without a PVH note, at its 64-bit entry)
  *   PVH         uncompressed ELF with XEN_ELFNOTE_PHYS32_ENTRY
- * (xen/include/public/arch-x86/hvm/start_info.h) Multiboot   specification 0.6.96 Multiboot2
- * specification 2.0
+ *               (xen/include/public/arch-x86/hvm/start_info.h)
+ *   Multiboot   specification 0.6.96
+ *   Multiboot2  specification 2.0
  *
- * Images are hostile input: every offset and size in them is checked. An image or initrd compressed
- * with gzip is unpacked on the way (Multiboot and ELF images only: a bzImage unpacks itself).
+ * Images are hostile input: every offset and size in them is checked. A kernel image compressed
+ * with gzip is unpacked on the way; initrd and modules go to the guest as they are (Linux unpacks
+ * its initrd itself). With PVH and Multiboot an initrd is the first module; a bzImage takes no
+ * modules.
+ *
+ * Threads: the builder's alone, before the vCPUs run (at power-on and again after a reset).
  */
 #ifndef HULL_VM_BOOT_H
 #define HULL_VM_BOOT_H
@@ -29,8 +35,8 @@ struct boot_range {
 
 struct boot_params {
     struct mem *mem;
-    enum config_boot
-        protocol; /* AUTO: by what the image offers: PVH, Multiboot2, Multiboot, bzImage */
+    /* AUTO: by what the image offers: PVH, Multiboot2, Multiboot, bzImage */
+    enum config_boot protocol;
     const char *kernel, *initrd, *cmdline;
     const struct config_module *modules;
     unsigned module_count;
