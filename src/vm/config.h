@@ -2,11 +2,15 @@
 /*
  * What a VM is made of: one struct that the command line or a JSON file fills, `--print-config`
  * writes, and the board reads. Strings are owned by the struct.
+ *
+ * One table (config_fields.c) describes every option once: it drives the command line, JSON in both
+ * directions, the help text, and "did you mean".
  */
 #ifndef HULL_VM_CONFIG_H
 #define HULL_VM_CONFIG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -17,13 +21,14 @@
 #define CONFIG_NETS_MAX    8
 #define CONFIG_MODULES_MAX 16
 #define CONFIG_SERIALS_MAX 4
-#define CONFIG_NAME_MAX    64
+
+struct err;
 
 struct config_disk {
     char *path;
-    char *serial; /* at most 20 bytes; "" none */
+    char *serial; /* at most 20 bytes; NULL: none */
     bool read_only;
-    enum block_cache cache;
+    unsigned cache;  /* enum block_cache */
     unsigned queues; /* 0: one a vCPU, at most 4 */
 };
 
@@ -33,18 +38,18 @@ enum config_net_kind {
 };
 
 struct config_net {
-    enum config_net_kind kind;
+    unsigned kind;   /* enum config_net_kind */
     char *tap_name;  /* NULL: the kernel chooses */
     uint8_t mac[6];  /* all zero: derived from the VM's name and the card's index */
-    unsigned queues; /* tap: queue pairs */
+    unsigned queues; /* queue pairs, tap only; 0: 1 */
     struct net_forward *forwards;
     unsigned forward_count;
-    bool restricted;
+    bool restricted; /* user only: no way out but the forwards */
 };
 
 struct config_module {
     char *path;
-    char *args; /* "" none */
+    char *args; /* NULL: none */
 };
 
 enum config_boot {
@@ -63,19 +68,20 @@ enum config_action {
 };
 
 struct vm_config {
-    char *name;   /* default "hull-<pid>" */
+    char *name;   /* NULL: "hull-<pid>" */
     char *engine; /* "auto", "kvm", ... */
     unsigned cpus;
+
     uint64_t memory_bytes;
-    bool memory_huge_pages; /* transparent */
+    bool memory_huge_pages; /* transparent huge pages */
     bool memory_shared;
     bool memory_prefault;
     bool memory_mergeable;
 
     char *kernel;
-    char *initrd; /* NULL: none */
-    char *append; /* "" none */
-    enum config_boot boot;
+    char *initrd;  /* NULL: none */
+    char *append;  /* NULL: none */
+    unsigned boot; /* enum config_boot */
     struct config_module modules[CONFIG_MODULES_MAX];
     unsigned module_count;
 
@@ -83,25 +89,30 @@ struct vm_config {
     unsigned disk_count;
     struct config_net nets[CONFIG_NETS_MAX];
     unsigned net_count;
+    bool net_none; /* no card was asked for; without it and without cards there is a user network */
 
-    char *serials[CONFIG_SERIALS_MAX]; /* char_open() specs of COM1-4; NULL: "null" */
+    char *serials[CONFIG_SERIALS_MAX]; /* char_open() specs of COM1-4 */
+    unsigned serial_count;             /* 0: COM1 on stdio */
     char *console;                     /* virtio console: char_open() spec; NULL: no device */
     bool rng;
     bool exit_port; /* isa-debug-exit at 0xf4 */
     bool debugcon;  /* port 0x402 to the log */
 
-    enum config_action on_reboot;       /* RESTART by default */
-    enum config_action on_panic;        /* EXIT */
-    enum config_action on_triple_fault; /* EXIT */
+    /* enum config_action */
+    unsigned on_reboot;
+    unsigned on_panic;
+    unsigned on_triple_fault;
 };
 
-/* Defaults: 1 CPU, 512 MiB, engine auto, COM1 on stdio, an entropy device. -ENOMEM. */
+/* Defaults: 1 CPU, 512 MiB, engine auto, COM1 on stdio, a user network, an entropy device. -ENOMEM.
+ */
 int config_init(struct vm_config *config, struct err *err);
 void config_fini(struct vm_config *config);
 
 /*
- * One option of `hull run`, by its long name without dashes: "disk", "a.raw,readonly". Replaces or,
- * for repeatable options, adds. -EINVAL with err; -ENOENT: no such option.
+ * One option of `hull run`, by its long name without dashes: "disk", "a.raw,readonly". value is
+ * NULL for a flag. Replaces or, for repeatable options, adds. A comma inside a value is written
+ * twice. -EINVAL with err; -ENOENT: no such option.
  */
 int config_set(struct vm_config *config, const char *option, const char *value, struct err *err);
 
@@ -114,24 +125,43 @@ int config_parse(struct vm_config *config, const char *text, size_t len, const c
 /* Write it as JSON; config_load() of that gives the same machine. */
 int config_print(const struct vm_config *config, FILE *out);
 
-/* Checks across options (a kernel is given, memory is enough, ...). */
-int config_check(const struct vm_config *config, struct err *err);
+/* Checks across options (a kernel is given, memory is enough, ...), and fills what was left to
+ * default (name, network, serial port, addresses). Once, after all options. */
+int config_finish(struct vm_config *config, struct err *err);
 
-/*
- * The options as a table: drives config_set(), the help text, "did you mean", and the man page.
- */
-struct config_option {
-    const char *name;
-    const char *value;   /* placeholder "N", "FILE[,readonly]"; NULL: a flag */
-    const char *help;    /* one line */
-    const char *section; /* heading in the help: "Machine", "Boot", "Devices", ... */
-    bool repeatable;
-    int (*set)(struct vm_config *config, const char *value, struct err *err);
+enum config_kind {
+    CONFIG_STRING,
+    CONFIG_FLAG,        /* bool: `option`, option=on|off, JSON true/false */
+    CONFIG_UINT,        /* unsigned, min..max */
+    CONFIG_SIZE,        /* uint64_t bytes; a bare number is MiB */
+    CONFIG_ENUM,        /* unsigned index into names */
+    CONFIG_MAC,         /* uint8_t[6] */
+    CONFIG_FORWARDS,    /* struct config_net: forwards and their count */
+    CONFIG_STRING_LIST, /* char *[count_max], repeatable; count at count_offset */
+    CONFIG_GROUP,       /* a value of several fields in the struct at offset */
+    CONFIG_GROUP_LIST,  /* repeatable; array of count_max structs of elem_bytes, count at
+                           count_offset */
 };
 
-const struct config_option *config_options(unsigned *count);
+struct config_field {
+    const char *name;
+    enum config_kind kind;
+    size_t offset;
+    unsigned min, max;              /* UINT */
+    const char *const *names;       /* ENUM; NULL-terminated */
+    const struct config_field *sub; /* GROUP*: NULL-name-terminated; [0] takes the value before the
+                                     * first comma */
+    size_t count_offset, elem_bytes;
+    unsigned count_max;
+    const char *value;   /* options: placeholder for the help */
+    const char *help;    /* options: one line */
+    const char *section; /* options: heading that starts here, or NULL */
+};
 
-/* The nearest of `count` names to what was typed, or NULL when none is near. */
-const char *config_nearest(const char *typed, const char *const *names, unsigned count);
+/* The options of `hull run` that describe the machine; ends with a NULL name. */
+extern const struct config_field config_options[];
+
+/* The nearest of NULL-terminated names to what was typed, or NULL when none is near. */
+const char *config_nearest(const char *typed, const char *const *names);
 
 #endif

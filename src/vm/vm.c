@@ -1,0 +1,421 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vm/vm.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/log.h"
+#include "base/units.h"
+#include "char/char.h"
+#include "vm/board.h"
+#include "vm/vcpus.h"
+
+/* What stops the vCPUs and wants a decision of the main loop. */
+enum event_kind {
+    EVENT_NONE,
+    EVENT_POWER_OFF,
+    EVENT_RESET,
+    EVENT_PANIC,
+    EVENT_TRIPLE_FAULT, /* value: vCPU */
+    EVENT_FAILURE,      /* logged by who raised it */
+    EVENT_EXIT_PORT,    /* value: what was written */
+    EVENT_QUIT,
+    EVENT_SIGNAL, /* value: its number */
+};
+
+struct vm {
+    const struct vm_config *config;
+    const struct engine_ops *ops;
+    struct engine_vm *engine;
+    struct engine_probe probe;
+    bool measure;
+    struct loop *loop;
+    struct bus *bus;
+    struct board board;
+    struct vcpus *vcpus;
+    struct dev_events dev_events;
+
+    sigset_t old_mask;
+    struct loop_fd signals;
+
+    /* The first event since the vCPUs last ran; later ones are dropped. */
+    pthread_mutex_t event_lock;
+    enum event_kind event;
+    unsigned event_value;
+    struct loop_task event_task;
+
+    int status; /* how vm_run() ends */
+};
+
+/* --- events --- */
+
+/* [any] Stop the vCPUs and let the main loop decide. */
+static void raise_event(struct vm *vm, enum event_kind kind, unsigned value)
+{
+    pthread_mutex_lock(&vm->event_lock);
+    if (vm->event == EVENT_NONE) {
+        vm->event = kind;
+        vm->event_value = value;
+    }
+    pthread_mutex_unlock(&vm->event_lock);
+    vcpus_request_pause(vm->vcpus);
+    loop_post(vm->loop, &vm->event_task);
+}
+
+static void on_power_off(void *ctx)
+{
+    raise_event(ctx, EVENT_POWER_OFF, 0);
+}
+
+static void on_reset(void *ctx)
+{
+    raise_event(ctx, EVENT_RESET, 0);
+}
+
+static void on_panicked(void *ctx, bool crash_loaded)
+{
+    struct vm *vm = ctx;
+
+    /* With a crash kernel loaded the guest goes on by itself, into that kernel. */
+    if (crash_loaded || vm->config->on_panic == CONFIG_ACTION_CONTINUE)
+        log_warn("vm", "the guest panicked and goes on");
+    else
+        raise_event(vm, EVENT_PANIC, 0);
+}
+
+static void on_exit_port(void *ctx, unsigned value)
+{
+    raise_event(ctx, EVENT_EXIT_PORT, value);
+}
+
+static void on_quit(void *ctx)
+{
+    raise_event(ctx, EVENT_QUIT, 0);
+}
+
+static void on_vcpu_exit(void *ctx, unsigned id, const struct engine_exit *exit)
+{
+    if (exit->kind == ENGINE_EXIT_TRIPLE_FAULT) {
+        raise_event(ctx, EVENT_TRIPLE_FAULT, id);
+        return;
+    }
+    log_error("vm", "vCPU %u: %s", id, exit->text);
+    raise_event(ctx, EVENT_FAILURE, id);
+}
+
+static void end(struct vm *vm, int status)
+{
+    vm->status = status;
+    loop_stop(vm->loop);
+}
+
+static int start_cpu0(struct vm *vm, struct err *err)
+{
+    int ret = vcpus_reset(vm->vcpus, err);
+
+    if (ret != 0)
+        return ret;
+    ret = vm->ops->vcpu_set(vcpus_get(vm->vcpus, 0), &vm->board.boot.regs, &vm->board.boot.sregs);
+    return ret != 0 ? err_errno(err, ret, "cannot set the registers of vCPU 0") : 0;
+}
+
+static void restart(struct vm *vm)
+{
+    struct err err = ERR_INIT;
+
+    log_info("vm", "restarting");
+    if (board_power_on(&vm->board, &err) != 0 || start_cpu0(vm, &err) != 0) {
+        log_error("vm", "cannot restart the guest: %s", err.text);
+        end(vm, VM_END_FAILURE);
+        return;
+    }
+    vcpus_resume(vm->vcpus);
+}
+
+static void restart_or_end(struct vm *vm, unsigned action, int status)
+{
+    if (action == CONFIG_ACTION_RESTART)
+        restart(vm);
+    else
+        end(vm, status);
+}
+
+static void log_triple_fault(struct vm *vm, unsigned id)
+{
+    struct cpu_regs regs;
+    struct cpu_sregs sregs;
+
+    if (vm->ops->vcpu_get(vcpus_get(vm->vcpus, id), &regs, &sregs) == 0)
+        log_error("vm",
+                  "vCPU %u triple-faulted (rip %#llx, rsp %#llx, cr0 %#llx, cr2 %#llx, cr3 %#llx)",
+                  id, (unsigned long long)regs.rip, (unsigned long long)regs.gpr[CPU_RSP],
+                  (unsigned long long)sregs.cr0, (unsigned long long)sregs.cr2,
+                  (unsigned long long)sregs.cr3);
+    else
+        log_error("vm", "vCPU %u triple-faulted", id);
+}
+
+static void decide(struct vm *vm, enum event_kind kind, unsigned value)
+{
+    switch (kind) {
+    case EVENT_NONE:
+        break;
+    case EVENT_POWER_OFF:
+        end(vm, VM_END_POWEROFF);
+        break;
+    case EVENT_RESET:
+        restart_or_end(vm, vm->config->on_reboot, VM_END_REBOOT);
+        break;
+    case EVENT_PANIC:
+        log_error("vm", "the guest panicked");
+        restart_or_end(vm, vm->config->on_panic, VM_END_PANIC);
+        break;
+    case EVENT_TRIPLE_FAULT:
+        log_triple_fault(vm, value);
+        restart_or_end(vm, vm->config->on_triple_fault, VM_END_TRIPLE_FAULT);
+        break;
+    case EVENT_FAILURE:
+        end(vm, VM_END_FAILURE);
+        break;
+    case EVENT_EXIT_PORT:
+        end(vm, (int)(((value << 1) | 1) & 0xff));
+        break;
+    case EVENT_QUIT:
+        end(vm, VM_END_QUIT);
+        break;
+    case EVENT_SIGNAL:
+        end(vm, 128 + (int)value);
+        break;
+    }
+}
+
+static void on_event(struct loop_task *task)
+{
+    struct vm *vm = CONTAINER_OF(task, struct vm, event_task);
+
+    vcpus_pause(vm->vcpus);
+    pthread_mutex_lock(&vm->event_lock);
+    enum event_kind kind = vm->event;
+    vm->event = EVENT_NONE;
+    pthread_mutex_unlock(&vm->event_lock);
+    decide(vm, kind, vm->event_value);
+}
+
+/* --- signals --- */
+
+static void die_now(int number)
+{
+    char_restore_terminal();
+    _exit(128 + number);
+}
+
+/* From now on a second signal ends the process at once: ending in order may wait for a slow disk.
+ */
+static void make_signals_immediate(void)
+{
+    const struct sigaction action = {.sa_handler = die_now};
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
+static void on_signal(struct loop_fd *lfd, short revents)
+{
+    struct vm *vm = CONTAINER_OF(lfd, struct vm, signals);
+    struct signalfd_siginfo info;
+
+    (void)revents;
+    if (read(lfd->fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
+        return;
+    if (info.ssi_signo == SIGUSR1) {
+        log_info("vm", "SIGUSR1: pressing the power button");
+        board_power_button(&vm->board);
+        return;
+    }
+    make_signals_immediate();
+    raise_event(vm, EVENT_SIGNAL, info.ssi_signo);
+}
+
+/* A crash of our own must not leave the terminal raw; then the signal takes its course. */
+static void on_crash(int number)
+{
+    char_restore_terminal();
+    raise(number); /* SA_RESETHAND: the default action now */
+}
+
+/* Before any thread is made: they all inherit the mask, and the main loop reads the signals. */
+static int open_signals(struct vm *vm, struct err *err)
+{
+    static const int crashes[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT};
+    const struct sigaction crash = {.sa_handler = on_crash, .sa_flags = SA_RESETHAND | SA_NODEFER};
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &set, &vm->old_mask);
+    signal(SIGPIPE, SIG_IGN);
+    for (unsigned i = 0; i < ARRAY_LEN(crashes); i++) {
+        struct sigaction old;
+        sigaction(crashes[i], NULL, &old);
+        if (old.sa_handler == SIG_DFL) /* a sanitizer's own handler stays */
+            sigaction(crashes[i], &crash, NULL);
+    }
+    vm->signals.fd = signalfd(-1, &set, SFD_CLOEXEC);
+    if (vm->signals.fd < 0)
+        return err_errno(err, errno, "signalfd");
+    vm->signals.events = POLLIN;
+    vm->signals.fn = on_signal;
+    int ret = loop_fd_add(vm->loop, &vm->signals);
+    return ret != 0 ? err_errno(err, ret, "cannot watch signals") : 0;
+}
+
+/* --- building --- */
+
+static int open_engine(struct vm *vm, struct err *err)
+{
+    const char *name = vm->config->engine;
+    bool automatic = strcmp(name, "auto") == 0;
+
+    vm->ops = engine_find(automatic ? "kvm" : name);
+    if (!vm->ops)
+        return err_set(err, EINVAL, "--engine %s: no such engine in this version; there is 'kvm'",
+                       name);
+    vm->measure = automatic && vm->ops->vm_measure;
+    const struct engine_vm_config config = {
+        .vcpu_count = vm->config->cpus,
+        .upcalls = &bus_upcalls,
+        .upcall_ctx = vm->bus,
+    };
+    return vm->ops->vm_new(&vm->engine, &config, err);
+}
+
+static int check_engine(const struct vm *vm, struct err *err)
+{
+    if (!vm->measure)
+        return 0;
+    if (vm->probe.quality == ENGINE_GOOD) {
+        log_info("vm", "engine %s: %s", vm->ops->name, vm->probe.why);
+        return 0;
+    }
+    return err_set(err, ENOTSUP,
+                   "no engine here can run a stock guest: %s; 'hull host' says more, and "
+                   "--engine %s runs it all the same",
+                   vm->probe.why, vm->ops->name);
+}
+
+static int check_cpus(const struct vm *vm, struct err *err)
+{
+    unsigned max = vm->ops->vcpu_max(vm->engine);
+
+    if (vm->config->cpus > max)
+        return err_set(err, EINVAL, "--cpus %u: this host's %s runs at most %u in a VM",
+                       vm->config->cpus, vm->ops->name, max);
+    return 0;
+}
+
+static int build(struct vm *vm, struct err *err)
+{
+    int ret = loop_new(&vm->loop, 0, err);
+
+    if (ret == 0)
+        ret = open_signals(vm, err);
+    if (ret == 0)
+        ret = bus_new(&vm->bus, err);
+    if (ret == 0)
+        ret = open_engine(vm, err);
+    if (ret == 0)
+        ret = check_cpus(vm, err);
+    if (ret == 0)
+        ret = vcpus_new(&vm->vcpus, vm->engine, vm->config->cpus, on_vcpu_exit, vm,
+                        vm->measure ? &vm->probe : NULL, err);
+    if (ret == 0)
+        ret =
+            board_init(&vm->board, vm->config, vm->engine, vm->bus, &vm->dev_events, vm->loop, err);
+    if (ret != 0)
+        return ret;
+    if (vm->board.terminal)
+        char_set_escape(vm->board.terminal, on_quit, vm);
+    ret = io_threads_start(&vm->board.io, err);
+    if (ret == 0)
+        ret = board_power_on(&vm->board, err);
+    if (ret == 0)
+        ret = vcpus_wait_ready(vm->vcpus, err);
+    if (ret == 0)
+        ret = check_engine(vm, err);
+    return ret != 0 ? ret : start_cpu0(vm, err);
+}
+
+int vm_new(struct vm **out, const struct vm_config *config, struct err *err)
+{
+    struct vm *vm = calloc(1, sizeof(*vm));
+
+    if (!vm)
+        return err_set(err, ENOMEM, "out of memory");
+    vm->config = config;
+    vm->signals.fd = -1;
+    vm->event_task.fn = on_event;
+    pthread_mutex_init(&vm->event_lock, NULL);
+    vm->dev_events = (struct dev_events){
+        .ctx = vm,
+        .power_off = on_power_off,
+        .reset = on_reset,
+        .panicked = on_panicked,
+        .exit = on_exit_port,
+    };
+    int ret = build(vm, err);
+    if (ret != 0) {
+        vm_free(vm);
+        return ret;
+    }
+    *out = vm;
+    return 0;
+}
+
+int vm_run(struct vm *vm)
+{
+    vcpus_resume(vm->vcpus);
+    loop_run(vm->loop);
+    vcpus_pause(vm->vcpus);
+    board_quiesce(&vm->board);
+    return vm->status;
+}
+
+void vm_free(struct vm *vm)
+{
+    if (!vm)
+        return;
+    vcpus_free(vm->vcpus);
+    if (vm->board.engine)
+        board_fini(&vm->board);
+    if (vm->engine)
+        vm->ops->vm_free(vm->engine);
+    bus_free(vm->bus);
+    if (vm->signals.fd >= 0) {
+        if (vm->signals.priv)
+            loop_fd_del(vm->loop, &vm->signals);
+        close(vm->signals.fd);
+    }
+    if (vm->loop) {
+        loop_free(vm->loop);
+        pthread_sigmask(SIG_SETMASK, &vm->old_mask, NULL);
+    }
+    pthread_mutex_destroy(&vm->event_lock);
+    free(vm);
+}
