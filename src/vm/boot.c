@@ -143,13 +143,19 @@ static int load_image(const struct boot_params *params, const struct boot_image 
                    describe(image));
 }
 
+static bool begins_with_path(const char *text, const char *path)
+{
+    size_t len = strlen(path);
+    return strncmp(text, path, len) == 0 && text[len] == ':';
+}
+
 /* Errors about an initrd or module begin with its path already. */
 static bool names_module(const struct boot_params *params, const char *text)
 {
-    if (params->initrd && strncmp(text, params->initrd, strlen(params->initrd)) == 0)
+    if (params->initrd && begins_with_path(text, params->initrd))
         return true;
     for (unsigned i = 0; i < params->module_count; i++)
-        if (strncmp(text, params->modules[i].path, strlen(params->modules[i].path)) == 0)
+        if (begins_with_path(text, params->modules[i].path))
             return true;
     return false;
 }

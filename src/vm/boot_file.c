@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vm/boot_file.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -147,6 +148,7 @@ static int unpacked_grow(struct unpacked *u, struct err *err)
         return err_set(err, E2BIG, "unpacked it is larger than the guest's memory (%s)",
                        size_format(u->limit, limit, sizeof(limit)));
     uint64_t cap = u->cap > u->limit / 2 ? u->limit : u->cap * 2;
+    assert(cap > u->cap);
     uint8_t *grown = realloc(u->bytes, cap);
     if (!grown)
         return err_errno(err, ENOMEM, "cannot unpack");
@@ -195,7 +197,7 @@ int boot_gunzip(const uint8_t *bytes, uint64_t len, uint64_t limit_bytes, uint8_
 {
     z_stream z = {0};
 
-    if (!boot_is_gzip(bytes, len))
+    if (!boot_is_gzip(bytes, len) || limit_bytes == 0)
         return err_set(err, EINVAL, "not gzip data");
     /* The last four bytes say the size modulo 2^32, if nothing follows the stream: a hint. */
     uint64_t cap = load_le32(bytes + len - 4);
@@ -203,7 +205,7 @@ int boot_gunzip(const uint8_t *bytes, uint64_t len, uint64_t limit_bytes, uint8_
         cap = len * 4; /* deflate reaches about 1:1000: not a size */
     cap = cap < 64 * KIB ? 64 * KIB : cap + 1;
     struct unpacked u = {.cap = cap < limit_bytes ? cap : limit_bytes, .limit = limit_bytes};
-    u.bytes = malloc(u.cap ? u.cap : 1);
+    u.bytes = malloc(u.cap);
     if (!u.bytes)
         return err_errno(err, ENOMEM, "cannot unpack");
     if (inflateInit2(&z, 15 + 16) != Z_OK) { /* window of 32 KiB, gzip wrapper */

@@ -93,7 +93,7 @@ static inline bool guest_is_zero(struct fixture *f, uint64_t gpa, uint64_t len)
 /* A temporary file with these bytes; path has room for 32 characters. The caller unlinks. */
 static inline void write_file(char *path, const void *bytes, size_t len)
 {
-    strcpy(path, "/tmp/hull-boot-XXXXXX");
+    memcpy(path, "/tmp/hull-boot-XXXXXX", sizeof("/tmp/hull-boot-XXXXXX"));
     int fd = mkstemp(path);
     if (fd < 0 || write(fd, bytes, len) != (ssize_t)len) {
         printf("Bail out! cannot write %s\n", path);
@@ -103,15 +103,16 @@ static inline void write_file(char *path, const void *bytes, size_t len)
 }
 
 /*
- * A 32-bit ELF executable: headers, one note "Xen" of type 18 (PVH) with the entry point, and one
- * segment of text_len bytes of `fill` from file offset 0x1000 on, with bss_len bytes behind it.
+ * An ELF executable: headers, a note "Xen" of type 18 (PVH) with the entry point at file offset
+ * 0x800, and one segment of text_len bytes at 0x1000 with bss_len bytes behind it.
  */
 #define IMAGE_ELF_MAX (16 * KIB)
 
 struct elf_spec {
     uint64_t paddr, vaddr, entry;
     uint32_t text_len, bss_len;
-    bool is_64, pvh_note;
+    bool is_64;
+    bool pvh_note;    /* the note is in the program headers */
     uint16_t machine; /* 0: EM_X86_64 or EM_386 */
 };
 

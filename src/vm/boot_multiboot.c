@@ -181,7 +181,7 @@ static int write_info(const struct boot_params *params, struct boot_info *info,
                       const struct boot_modules *modules, uint64_t *mb_gpa, struct err *err)
 {
     struct mb_info *mb = boot_info_alloc(info, sizeof(*mb), 8, mb_gpa, err);
-    uint64_t cmdline, name;
+    uint64_t cmdline = 0, name = 0;
 
     if (!mb)
         return -E2BIG;
@@ -230,7 +230,7 @@ int boot_load_multiboot(const struct boot_params *params, const struct boot_imag
     struct boot_space space;
     struct boot_modules modules;
     struct boot_info info;
-    uint64_t header_offset = 0, entry = 0, mb_gpa;
+    uint64_t header_offset = 0, entry = 0, mb_gpa = 0;
     int ret = find_header(image, &header, &header_offset, err);
 
     if (ret < 0)

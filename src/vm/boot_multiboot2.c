@@ -438,7 +438,7 @@ int boot_load_multiboot2(const struct boot_params *params, const struct boot_ima
     struct boot_space space;
     struct boot_modules modules;
     struct boot_info info;
-    uint64_t entry = 0, load_base = 0, info_gpa;
+    uint64_t entry = 0, load_base = 0, info_gpa = 0;
     int ret = read_header(params, image, &header, err);
 
     if (ret < 0)

@@ -110,7 +110,7 @@ int boot_load_pvh(const struct boot_params *params, const struct boot_image *ima
     /* High, out of the way of what the kernel takes behind its image. */
     const struct boot_window window = {
         .min = LAYOUT_KERNEL_MIN, .max = 4 * GIB, .align = PAGE_SIZE_BYTES, .top = true};
-    uint64_t entry, start_gpa;
+    uint64_t entry = 0, start_gpa = 0;
     int ret = boot_elf_parse(image, &elf, err);
 
     if (ret < 0)

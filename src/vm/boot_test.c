@@ -46,7 +46,7 @@ static void test_map(void)
     }
     unsigned n = boot_memory_map(3 * GIB, map);
     ok(map[n - 1].base == 4 * GIB && map[n - 1].len == GIB, "what exceeds 2 GiB is above 4 GiB");
-    n = boot_memory_map(64 * KIB, map);
+    boot_memory_map(64 * KIB, map);
     ok(map[0].len == 64 * KIB && map[1].type == 2, "even less than 640 KiB");
 }
 
@@ -60,6 +60,7 @@ static int load_bytes(struct fixture *f, enum config_boot protocol, const void *
     f->params.protocol = protocol;
     int ret = boot_load(&f->params, &f->result, &f->err);
     unlink(path);
+    f->params.kernel = NULL;
     return ret;
 }
 
@@ -169,6 +170,18 @@ static void test_errors(void)
         ok(strncmp(f.err.text, "/tmp/hull-boot-", 15) == 0 && !strchr(f.err.text, '\n'),
            "one line that begins with the path");
     }
+    /* Such as Xen's EFI binary, which keeps its Multiboot2 header. */
+    memset(image, 0, sizeof(image));
+    memcpy(image, "MZ", 2);
+    put_multiboot2(image + 0x1000);
+    is_int(load_bytes(&f, CONFIG_BOOT_AUTO, image, sizeof(image)), -ENOEXEC, "an EFI binary");
+    ok(strstr(f.err.text, "EFI"), "is called so");
+
+    f.params.initrd = "plain";
+    memcpy(image, "plain text", 10);
+    load_bytes(&f, CONFIG_BOOT_AUTO, image, sizeof(image));
+    ok(strncmp(f.err.text, "/tmp/hull-boot-", 15) == 0, "the kernel's path, also then");
+
     struct boot_image elf = make_elf(bytes, &pvh_spec);
     f.params.initrd = "/nonexistent/initrd";
     is_int(load_bytes(&f, CONFIG_BOOT_AUTO, bytes, elf.len), -ENOENT, "no such initrd");

@@ -150,7 +150,7 @@ static void test_dmidecode(void)
         dump[5] = (uint8_t)(dump[5] - (i == 5 ? 0 : dump[i]));
     memcpy(dump + 32, area + 64, len);
     int fd = mkstemp(path);
-    if (fd < 0 || write(fd, dump, 32 + len) != (ssize_t)(32 + len)) {
+    if (fd < 0 || write(fd, dump, 32 + len) != (ssize_t)len + 32) {
         ok(false, "dump is written");
         return;
     }
