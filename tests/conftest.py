@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""End-to-end tests. Each runs on every host with a good KVM that there is: this machine, and the
+testbed (HULL_HOSTS=local, testbed or both; HULL_BUILD: the folder with the programs, build).
+
+Options by environment: HULL_KILLS=50 rounds of the durability test; HULL_WORKERS=1 one testbed at a
+time instead of two."""
+
+import collections
+import json
+import os
+import sys
+
+import pytest
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import guests  # noqa: E402
+import machine  # noqa: E402
+import testbed  # noqa: E402
+
+BUILD = os.path.abspath(os.environ.get("HULL_BUILD") or os.path.join(testbed.TOP, "build"))
+HULL = os.path.join(BUILD, "hull")
+KINDS = ("cloud", "standard", "rt", "xen")
+PROGRAMS = ("hull", "hull-slirp")
+
+
+def host_names():
+    wanted = os.environ.get("HULL_HOSTS")
+    if wanted:
+        return wanted.split(",")
+    names = ["testbed"]
+    if os.path.exists(HULL) and testbed.kvm_is_good(HULL):
+        names.insert(0, "local")
+    return names
+
+
+def pytest_generate_tests(metafunc):
+    if "any_host" in metafunc.fixturenames:
+        metafunc.parametrize("any_host", host_names(), scope="session")
+
+
+def require_programs():
+    for name in PROGRAMS:
+        if not os.path.exists(os.path.join(BUILD, name)):
+            pytest.fail(f"{BUILD}/{name} is not built", pytrace=False)
+
+
+def sanitized_programs():
+    """(name in the testbed, program) of the sanitizers' builds that exist."""
+    found = []
+    for variant in ("asan", "tsan"):
+        for name in PROGRAMS:
+            path = os.path.join(testbed.TOP, "build", variant, name)
+            if os.path.exists(path):
+                found.append((f"/{variant}/{name}", path))
+    return found
+
+
+@pytest.fixture(scope="session")
+def hosts():
+    """Hosts by name, started when first asked for."""
+    require_programs()
+    running = {}
+
+    def get(name):
+        if name not in running:
+            if name == "local":
+                running[name] = testbed.Local(BUILD)
+            else:
+                running[name] = testbed.Testbed(
+                    memory=testbed.default_memory(),
+                    programs=[os.path.join(BUILD, name) for name in PROGRAMS],
+                    more_programs=sanitized_programs() + machine.stub_programs(),
+                    guest_kinds=KINDS, peers=True).start()
+        return running[name]
+
+    yield get
+    for host in running.values():
+        host.stop()
+
+
+@pytest.fixture
+def host(any_host, hosts):
+    """A host to run Hull on; host.work is a fresh folder that is removed afterwards."""
+    this = hosts(any_host)
+    this.work = this.run("mktemp -d ${SCRATCH:-/tmp}/test.XXXXXX").check().out.strip()
+    this.run(["chmod", "777", this.work])
+    yield this
+    this.run(f"cd /; rm -rf {this.work}", timeout=60)
+
+
+@pytest.fixture
+def bed(hosts):
+    """The testbed, for what needs root, or a host that is the same everywhere."""
+    this = hosts("testbed")
+    this.work = this.run("mktemp -d /scratch/test.XXXXXX").check().out.strip()
+    this.run(["chmod", "777", this.work])
+    yield this
+    this.run(f"cd /; rm -rf {this.work}", timeout=60)
+
+
+@pytest.fixture
+def hull(host):
+    """Start VMs on the host: a machine.Starter; what still runs at the end is killed."""
+    with machine.Starter(host) as starter:
+        yield starter
+
+
+@pytest.fixture
+def bed_hull(bed):
+    with machine.Starter(bed) as starter:
+        yield starter
+
+
+# --- the last line ---
+
+
+def pytest_sessionfinish(session):
+    path = os.environ.get("HULL_COUNTS")
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not path or reporter is None or hasattr(session.config, "workerinput"):
+        return
+    stats = collections.defaultdict(list, reporter.stats)
+    skips = [str(report.longrepr[2]).removeprefix("Skipped: ") for report in stats["skipped"]]
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({"passed": len(stats["passed"]),
+                   "failed": len(stats["failed"]) + len(stats["error"]), "skips": skips}, file)

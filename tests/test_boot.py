@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stock Debian kernels boot, and have nothing to complain about that they would not have on QEMU's
+q35; memory, many CPUs; Xen; bare kernels."""
+
+import re
+
+import pytest
+
+from machine import FAILURE, TRIPLE_FAULT, complaints
+
+KERNELS = ("cloud", "standard", "rt")
+
+REPORT = """
+echo release=$(uname -r)
+echo cpus=$(nproc)
+echo memory=$(sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo)
+echo clock=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
+echo DMESG-BEGIN; dmesg -r; echo DMESG-END
+"""
+
+_baselines = {}
+
+
+def dmesg_of(run):
+    match = re.search(r"DMESG-BEGIN\n(.*)\nDMESG-END", run.text, re.DOTALL)
+    assert match, f"no kernel log in\n{run}"
+    return match.group(1)
+
+
+def baseline(starter, kind, cpus):
+    """What the same kernel complains about under QEMU's q35 on the same host's KVM."""
+    key = (starter.host.name, kind, cpus)
+    if key not in _baselines:
+        if starter.host.run("command -v qemu-system-x86_64").status != 0:
+            pytest.skip("no QEMU on the host to compare with")
+        run = starter.boot(REPORT, kind=kind, cpus=cpus, image="vmlinux", vmm="qemu",
+                           memory="512M").good()
+        _baselines[key] = complaints(dmesg_of(run))
+    return _baselines[key]
+
+
+@pytest.mark.parametrize("image", ["vmlinuz", "vmlinux"])
+@pytest.mark.parametrize("cpus", [1, 4])
+@pytest.mark.parametrize("kind", KERNELS)
+def test_kernel(hull, kind, cpus, image):
+    run = hull.boot(REPORT, kind=kind, cpus=cpus, image=image, memory="512M").good()
+    assert run.value("cpus") == str(cpus)
+    assert 400 << 10 < int(run.value("memory")) <= 512 << 10
+    assert run.value("clock") == "kvm-clock"
+    log = dmesg_of(run)
+    known = baseline(hull, kind, cpus)
+    new = [line for line in complaints(log) if line not in known]
+    assert not new, f"complaints that QEMU's q35 does not cause: {new}\n{log}"
+
+
+def test_kernel_finds_the_machine(hull):
+    """What the log and /sys say of the platform."""
+    run = hull.boot("""
+        dmesg
+        echo host-bridge=$(cat /sys/bus/pci/devices/0000:00:00.0/vendor)
+        echo lpc=$(cat /sys/bus/pci/devices/0000:00:1f.0/class)
+        for table in APIC DSDT FACP MCFG; do [ -e /sys/firmware/acpi/tables/$table ] && echo acpi-$table=yes; done
+        echo vendor=$(cat /sys/class/dmi/id/sys_vendor)
+        echo product=$(cat /sys/class/dmi/id/product_name)
+        echo rtc=$(cat /sys/class/rtc/rtc0/name)
+        echo time=$(date +%s)
+        echo hypervisor=$(cat /sys/hypervisor/type 2>/dev/null; grep -c hypervisor /proc/cpuinfo)
+        echo ttys=$(grep -c '16550A' /proc/tty/driver/serial)
+        """, "--name", "platform", cpus=2, append="loglevel=4").good()
+    assert run.value("host-bridge") == "0x8086"
+    assert run.value("lpc") == "0x060100"
+    for table in ("APIC", "DSDT", "FACP", "MCFG"):
+        assert run.value(f"acpi-{table}") == "yes"
+    assert "Hull" in run.value("vendor") + run.value("product")
+    assert "rtc_cmos" in run.value("rtc")
+    host_time = int(hull.host.run("date +%s").out)
+    assert abs(int(run.value("time")) - host_time) < 60, "the guest's clock is wrong"
+    assert int(run.value("ttys")) >= 1
+    assert re.search(r"PCI: (MMCONFIG|ECAM) (at|for domain)", run.text)
+    assert not re.search(r"ACPI.*(Error|Warning|BIOS Error|BIOS Warning)", run.text), run
+    assert not re.search(r"\[Firmware (Bug|Warn)", run.text), run
+
+
+@pytest.mark.parametrize("memory, kib", [("96M", 96 << 10), ("3G", 3 << 20), ("8G", 8 << 20),
+                                         ("9216M", 9 << 20)])
+def test_memory(hull, memory, kib):
+    """RAM below and above 4 GiB: all there, and usable at its end."""
+    free = hull.host.run("sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo").check().out
+    if int(free) < kib * 102 // 100:
+        pytest.skip(f"the host has less than {memory} of memory")
+    run = hull.boot("""
+        echo memory=$(sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo)
+        grep 'System RAM' /proc/iomem
+        mount -t tmpfs -o size=90% tmpfs /mnt
+        # Pages come from the top of memory first: what is written there must read back.
+        dd if=/dev/urandom of=/mnt/a bs=1M count=24 2>/dev/null
+        [ "$(md5sum </mnt/a)" = "$(dd if=/mnt/a bs=64k 2>/dev/null | md5sum)" ] && echo read=same
+        """, memory=memory, timeout=120).good()
+    assert kib * 0.80 < int(run.value("memory")) <= kib
+    assert run.value("read") == "same"
+    ram = sum(int(end, 16) - int(start, 16) + 1
+              for start, end in re.findall(r"^([0-9a-f]+)-([0-9a-f]+) : System RAM", run.text,
+                                           re.MULTILINE))
+    assert kib * 1024 - (2 << 20) < ram <= kib * 1024
+
+
+@pytest.mark.parametrize("cpus", [2, 16, 64])
+def test_cpus(hull, cpus):
+    run = hull.boot("""
+        echo cpus=$(nproc)
+        echo online=$(cat /sys/devices/system/cpu/online)
+        # Each of them runs something.
+        n=0
+        for cpu in $(seq 0 $(($(nproc) - 1))); do taskset -c $cpu true && n=$((n + 1)); done
+        echo ran=$n
+        dmesg | grep -iE 'x2apic|smp: Brought up'
+        """, cpus=cpus, memory="1G", timeout=240).good()
+    assert run.value("cpus") == str(cpus)
+    assert run.value("online") == f"0-{cpus - 1}"
+    assert run.value("ran") == str(cpus)
+
+
+@pytest.mark.parametrize("protocol", ["multiboot", "multiboot2"])
+@pytest.mark.parametrize("image", ["xen", "xen.gz"])
+def test_xen_asks_for_its_dom0(hull, protocol, image):
+    """Xen starts, speaks on COM1, and misses the kernel of its first domain."""
+    session = hull.spawn(["hull", "run", "--memory", "1G", "--net", "none", "--kernel",
+                          f"{hull.host.guests}/xen/{image}", "--boot", protocol, "--append",
+                          "console=com1 com1=115200,8n1 loglvl=all noreboot"])
+    session.expect(r"Xen version 4\.\d+", 60)
+    session.expect(r"(?i)dom(ain )?0 kernel|could not (set up|construct) dom|no dom0|dom0.*module",
+                   60)
+
+
+def test_xen_starts_its_dom0(hull):
+    """With modules Xen gets as far as handing control to the kernel that it was given."""
+    session = hull.spawn(["hull", "run", "--memory", "2G", "--net", "none", "--kernel",
+                          f"{hull.host.guests}/xen/xen", "--boot", "multiboot2", "--append",
+                          "console=com1 com1=115200,8n1 loglvl=all noreboot dom0_mem=1G",
+                          "--module", f"{hull.host.guests}/cloud/vmlinuz,args=console=hvc0",
+                          "--module", f"{hull.host.guests}/cloud/initrd.cpio"])
+    session.expect(r"Xen version 4\.\d+", 60)
+    session.expect(r"(?i)(PHYSICAL MEMORY ARRANGEMENT|Loading d0|Dom0 has maximum)", 90)
+
+
+@pytest.mark.parametrize("protocol", ["multiboot", "pvh", "auto"])
+def test_bare_kernel(hull, protocol):
+    """A kernel of a few instructions: its output, and the status that it asked for."""
+    stub = _stub(hull, "exit-port")
+    result = hull.host.run(["hull", "run", "--net", "none", "--memory", "16M", "--kernel", stub,
+                            "--boot", protocol, "--exit-port"], timeout=30)
+    assert result.status == (0x2a << 1) | 1, result.text
+    assert result.out == "!\n"
+
+
+def test_exit_port_is_off_unless_asked_for(hull):
+    result = hull.host.run(["hull", "run", "--net", "none", "--memory", "16M", "--kernel",
+                            _stub(hull, "exit-port")], timeout=30)
+    assert result.status == TRIPLE_FAULT, result.text
+
+
+def test_triple_fault(hull):
+    result = hull.host.run(["hull", "run", "--net", "none", "--memory", "16M", "--kernel",
+                            _stub(hull, "triple-fault")], timeout=30)
+    assert result.status == TRIPLE_FAULT, result.text
+    assert result.out == "!\n"
+    assert "triple" in result.err
+
+
+def test_engine_failure_shows_registers_and_code(hull):
+    result = hull.host.run(["hull", "run", "--net", "none", "--memory", "16M", "--kernel",
+                            _stub(hull, "cpu-error")], timeout=30)
+    assert result.status == FAILURE, result.text
+    assert re.search(r"(?i)rip\W+(0x)?0*d0000000", result.err), result.err
+
+
+def _stub(starter, name):
+    if starter.host.name == "testbed":
+        return f"/stubs/{name}"
+    import machine
+    return machine.stub_image(name)

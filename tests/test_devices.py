@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The other devices: consoles, entropy, serial ports, interrupts."""
+
+import re
+
+from test_disk import RING_PACKED, VERSION_1, features
+
+
+def test_entropy(hull):
+    run = hull.boot("""
+        wait-for /dev/hwrng
+        echo device=$(cat /sys/class/misc/hw_random/rng_current)
+        echo features=$(cat /sys/bus/virtio/drivers/virtio_rng/virtio*/features)
+        dd if=/dev/hwrng of=/tmp/a bs=64 count=4 2>/dev/null
+        dd if=/dev/hwrng of=/tmp/b bs=64 count=4 2>/dev/null
+        echo size=$(stat -c %s /tmp/a)
+        cmp -s /tmp/a /tmp/b && echo same=yes || echo same=no
+        """).good()
+    assert run.value("device").startswith("virtio_rng")
+    assert run.value("size") == "256"
+    assert run.value("same") == "no"
+    assert {VERSION_1, RING_PACKED} <= features(run)
+
+
+def test_entropy_can_be_switched_off(hull):
+    run = hull.boot("ls /sys/bus/virtio/devices", "--rng", "off").good()
+    assert not re.search(r"virtio\d", run.text)
+
+
+def test_virtio_console_output(hull):
+    path = f"{hull.host.work}/console"
+    hull.boot("""
+        wait-for /dev/hvc0
+        seq 1 500 >/dev/hvc0
+        # What is closed with data under way may be dropped by the driver.
+        sleep 1
+        """, "--console", f"file:{path}").good()
+    text = hull.host.get(path).decode().replace("\r", "")
+    assert text == "".join(f"{n}\n" for n in range(1, 501))
+
+
+def test_virtio_console_as_terminal(hull):
+    """Input and output over hvc0 with the serial port elsewhere."""
+    session = hull.spawn(hull.command("""
+        wait-for /dev/hvc0
+        echo READY >/dev/hvc0
+        read -r line </dev/hvc0
+        echo "got $line" >/dev/hvc0
+        sleep 1
+        """, "--console", "stdio", "--serial", "null"))
+    session.expect("READY", 60)
+    session.send("some words\r")
+    session.expect("got some words", 10)
+    assert session.wait(30) == 0
+
+
+def test_serial_ports(hull):
+    """COM2 to a file: it is found, and its output arrives whole."""
+    path = f"{hull.host.work}/com2"
+    hull.boot("seq 1 300 >/dev/ttyS1; sleep 1", "--serial", "stdio", "--serial",
+              f"file:{path}").good()
+    text = hull.host.get(path).decode().replace("\r", "")
+    assert text == "".join(f"{n}\n" for n in range(1, 301))
+
+
+def test_interrupts_are_msi_x(hull):
+    disk = f"{hull.host.work}/disk"
+    hull.host.run(["truncate", "-s", "1M", disk]).check()
+    run = hull.boot("""
+        wait-for /dev/vda
+        dd if=/dev/vda of=/dev/null bs=512 count=100 iflag=direct 2>/dev/null
+        cat /proc/interrupts
+        """, "--disk", disk, cpus=2).good()
+    assert re.search(r"PCI-MSIX?.*virtio\d+-req\.0", run.text), run
+    assert re.search(r"PCI-MSIX?.*virtio\d+-req\.1", run.text), run
+
+
+def test_without_msi(hull):
+    """The guest may refuse MSI: then the devices work by INTx."""
+    disk = f"{hull.host.work}/disk"
+    hull.host.run(["truncate", "-s", "1M", disk]).check()
+    hull.host.run(f"echo hello | dd of={disk} conv=notrunc").check()
+    run = hull.boot("wait-for /dev/vda; echo data=$(dd if=/dev/vda bs=5 count=1 2>/dev/null); "
+                    "cat /proc/interrupts", "--disk", disk, append="pci=nomsi").good()
+    assert run.value("data") == "hello"
+    assert re.search(r"IO-APIC.*virtio", run.text), run
+
+
+def test_driver_can_be_unbound_and_bound(hull):
+    """Reset and a second initialisation of a running device."""
+    disk = f"{hull.host.work}/disk"
+    hull.host.run(["truncate", "-s", "1M", disk]).check()
+    run = hull.boot("""
+        wait-for /dev/vda
+        device=$(basename $(readlink -f /sys/block/vda/device))
+        for n in 1 2 3; do
+            echo $device >/sys/bus/virtio/drivers/virtio_blk/unbind
+            [ -e /dev/vda ] && exit 1
+            echo $device >/sys/bus/virtio/drivers/virtio_blk/bind
+            wait-for /dev/vda
+            echo round$n | dd of=/dev/vda bs=512 seek=$n conv=sync,fsync 2>/dev/null
+        done
+        """, "--disk", disk).good()
+    assert run.script_status == 0
+    text = hull.host.get(disk)
+    assert [text[n * 512:n * 512 + 6] for n in (1, 2, 3)] == [b"round1", b"round2", b"round3"]
+
+
+def test_pci_rescan(hull):
+    """Remove a device from the bus and find it again: BARs move, interrupts are set up anew."""
+    disk = f"{hull.host.work}/disk"
+    hull.host.run(["truncate", "-s", "1M", disk]).check()
+    hull.boot("""
+        wait-for /dev/vda
+        pci=$(readlink -f /sys/block/vda/device/..)
+        echo 1 >$pci/remove
+        [ -e /dev/vda ] && exit 1
+        echo 1 >/sys/bus/pci/rescan
+        wait-for /dev/vda
+        echo again | dd of=/dev/vda bs=512 conv=sync,fsync 2>/dev/null
+        """, "--disk", disk).good()
+    assert hull.host.get(disk)[:5] == b"again"
