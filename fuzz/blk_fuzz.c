@@ -118,7 +118,8 @@ static void setup(void)
                                     .discard_granularity_bytes = 4096,
                                     .max_discard_bytes = UINT64_MAX};
     vtest_init(&t);
-    if (virtio_blk_new(&dev, &t.env, "disk0", &disk, &options, &err) < 0)
+    if (virtio_blk_new(&dev, &t.env, "disk0", &disk, &options, &err) < 0 ||
+        virtio_pci_plug(dev, -1, &err) < 0)
         abort();
     vtest_attach(&d, &t, dev);
 }

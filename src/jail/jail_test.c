@@ -113,9 +113,10 @@ static int prisoner(struct findings *f, void (*then)(void))
                                          .syscall_count = sizeof(syscalls) / sizeof(syscalls[0])};
     int status = -1, last = -1, ends[2];
 
+    memset(f, 0, sizeof(*f));
+    f->entered = 1;
     if (pipe(ends) < 0)
         return -1;
-    *f = (struct findings){.entered = 1};
     fflush(stdout);
     pid_t pid = fork();
     if (pid == 0) {
@@ -135,7 +136,7 @@ static int prisoner(struct findings *f, void (*then)(void))
         f->entered = 2;
     close(ends[0]);
     /* Both are ours: the one that was forked here, and its sibling in the PID namespace. */
-    while ((pid = wait(&status)) > 0) {
+    while (wait(&status) > 0) {
         if (WIFSIGNALED(status) || WEXITSTATUS(status) != 0)
             last = status;
     }

@@ -98,10 +98,16 @@ static int build(const struct jail_kept *kept, const int *trees, unsigned count)
             return ret;
     }
     /* With both arguments the same directory, the old root ends up on top of the new one, where
-     * it can be unmounted without a directory to put it in. */
-    if (syscall(SYS_pivot_root, ".", ".") < 0)
+     * it can be unmounted without a directory to put it in. A host that runs from its initramfs
+     * has a root that cannot be moved (EINVAL): there a chroot does, which no one gets out of
+     * without a descriptor outside of it or capabilities. */
+    if (syscall(SYS_pivot_root, ".", ".") == 0) {
+        if (umount2(".", MNT_DETACH) < 0)
+            return -errno;
+    } else if (errno != EINVAL || chroot(".") < 0) {
         return -errno;
-    if (umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
+    }
+    if (chdir("/") < 0)
         return -errno;
     if (mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, NULL) < 0)
         return -errno;

@@ -394,6 +394,7 @@ static int listen_somewhere(uint16_t *port)
     socklen_t len = sizeof(a);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
+    *port = 0;
     if (bind(fd, (struct sockaddr *)&a, len) < 0 || listen(fd, 4) < 0 ||
         getsockname(fd, (struct sockaddr *)&a, &len) < 0)
         return -1;
@@ -731,11 +732,8 @@ static bool find_program(void)
     snprintf(link, sizeof(link), "%s/hull-slirp", self);
     if (access(link, X_OK) == 0)
         return true;
-    for (unsigned up = 1; up <= 4; up++) {
-        char dots[16] = "";
-        for (unsigned i = 0; i < up; i++)
-            strcat(dots, "../");
-        snprintf(target, sizeof(target), "%s/%shull-slirp", self, dots);
+    for (int up = 1; up <= 4; up++) {
+        snprintf(target, sizeof(target), "%s/%.*shull-slirp", self, 3 * up, "../../../../");
         if (access(target, X_OK) == 0)
             return (unlink(link) == 0 || errno == ENOENT) && symlink(target, link) == 0;
     }

@@ -39,6 +39,18 @@ static uint64_t ram_high_bytes(const struct board *board)
     return board->config->memory_bytes - ram_low_bytes(board);
 }
 
+static int check_memory(const struct board *board, struct err *err)
+{
+    unsigned phys_bits = board->engine->ops->phys_bits(board->engine);
+    char size[32];
+
+    if (ram_high_bytes(board) == 0 ||
+        range_fits(LAYOUT_RAM_HIGH_BASE, ram_high_bytes(board), 1ULL << phys_bits))
+        return 0;
+    return err_set(err, EINVAL, "--memory %s: a guest here addresses %u bits, which is less",
+                   size_format(board->config->memory_bytes, size, sizeof(size)), phys_bits);
+}
+
 static int add_memory(struct board *board, struct err *err)
 {
     const struct vm_config *config = board->config;
@@ -48,8 +60,10 @@ static int add_memory(struct board *board, struct err *err)
         .prefault = config->memory_prefault,
         .mergeable = config->memory_mergeable,
     };
-    int ret = mem_new(&board->mem, &options, err);
+    int ret = check_memory(board, err);
 
+    if (ret == 0)
+        ret = mem_new(&board->mem, &options, err);
     if (ret == 0)
         ret = mem_add_ram(board->mem, "ram-low", GPA(0), ram_low_bytes(board), err);
     if (ret == 0 && ram_high_bytes(board))
@@ -203,8 +217,7 @@ static int add_disk(struct board *board, unsigned index, struct err *err)
         block_close(disk);
         return err_prefix(err, "--disk %s", config->path);
     }
-    add_device(board, &virtio->fn.dev);
-    return 0;
+    return plug(board, virtio, err);
 }
 
 static int open_net(const struct config_net *config, struct net_backend **net, struct err *err)
@@ -263,7 +276,7 @@ static int add_small_virtio(struct board *board, struct err *err)
         if (ret == 0)
             ret = virtio_console_new(&virtio, &env, "console0", chr, err);
         if (ret == 0)
-            add_device(board, &virtio->fn.dev);
+            ret = plug(board, virtio, err);
     }
     if (ret == 0 && board->config->rng) {
         ret = virtio_rng_new(&virtio, &env, "rng0", err);

@@ -623,8 +623,6 @@ static int blk_init(struct virtio_blk *blk, const struct virtio_env *env, const 
     blk_fill_config(blk, size);
     blk->dev.features_offered = blk_features(blk);
     rc = block_attach(blk->disk, env->loop, err);
-    if (rc == 0)
-        rc = virtio_pci_plug(&blk->dev, -1, err);
     if (rc < 0)
         virtio_fini(&blk->dev);
     return rc;

@@ -72,8 +72,8 @@ struct virtio_blk_options {
 };
 
 /*
- * Make and plug the device, and attach disk to env->loop. With 0 it owns disk, and closes it at its
- * end; with -errno (err filled) disk is still the caller's to close.
+ * Make the device, for virtio_pci_plug(), and attach disk to env->loop. With 0 it owns disk, and
+ * closes it at its end; with -errno (err filled) disk is still the caller's to close.
  */
 int virtio_blk_new(struct virtio_device **dev, const struct virtio_env *env, const char *name,
                    struct block_dev *disk, const struct virtio_blk_options *options,

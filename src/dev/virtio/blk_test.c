@@ -118,7 +118,8 @@ static void setup(struct fixture *f, uint32_t block_bytes, bool read_only, unsig
     for (size_t i = 0; i < DISK_BYTES; i++)
         f->disk.data[i] = (uint8_t)(i / SECTOR * 7 + i);
     struct virtio_blk_options options = {.serial = "HULL0123456789abcdefghij", .queues = queues};
-    if (virtio_blk_new(&f->dev, &f->t.env, "disk0", &f->disk.dev, &options, &err) < 0) {
+    if (virtio_blk_new(&f->dev, &f->t.env, "disk0", &f->disk.dev, &options, &err) < 0 ||
+        virtio_pci_plug(f->dev, -1, &err) < 0) {
         ok(false, err.text);
         exit(tap_done());
     }

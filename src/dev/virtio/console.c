@@ -248,9 +248,7 @@ int virtio_console_new(struct virtio_device **dev, const struct virtio_env *env,
     con->dev.features_offered = VIRTIO_BIT(VIRTIO_CONSOLE_F_EMERG_WRITE);
     const struct char_client client = {
         .input = console_input, .room = console_room, .writable = console_writable, .ctx = con};
-    rc = virtio_pci_plug(&con->dev, -1, err);
-    if (rc == 0)
-        rc = char_attach(chr, env->loop, &client, err);
+    rc = char_attach(chr, env->loop, &client, err);
     if (rc < 0) {
         virtio_fini(&con->dev);
         free(con);

@@ -32,7 +32,8 @@ struct virtio_console_state {
 
 extern const struct state_table virtio_console_state_table;
 
-/* Make and plug the device. chr is attached to env->loop, stays the caller's, and outlives it. */
+/* Make the device, for virtio_pci_plug(). chr is attached to env->loop, stays the caller's, and
+ * outlives it. */
 int virtio_console_new(struct virtio_device **dev, const struct virtio_env *env, const char *name,
                        struct char_dev *chr, struct err *err);
 

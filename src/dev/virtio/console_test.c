@@ -70,7 +70,8 @@ static void setup(struct fixture *f)
     vtest_init(&f->t);
     f->chr = calloc(1, sizeof(*f->chr));
     f->chr->out_room = sizeof(f->chr->out);
-    if (virtio_console_new(&f->dev, &f->t.env, "console0", f->chr, &err) < 0) {
+    if (virtio_console_new(&f->dev, &f->t.env, "console0", f->chr, &err) < 0 ||
+        virtio_pci_plug(f->dev, -1, &err) < 0) {
         ok(false, err.text);
         exit(tap_done());
     }
