@@ -147,6 +147,13 @@ install: all
 clean:
 	rm -rf build
 
+# docs/devices.md, from the state tables.
+docs: $(OUT)/devices
+	$(OUT)/devices >docs/devices.md
+
+$(OUT)/devices: $(OUT)/tool/devices.o $(LIB)
+	$(CC) $(ALL_CFLAGS) $(VARIANT_LDFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+
 # For tool/check: make print-TESTS
 print-%:
 	@echo $($*)
@@ -161,6 +168,7 @@ help:
 	@echo 'make lint          formatting, layers, clang-tidy'
 	@echo 'make fuzz-replay   the fuzzers over their corpora; make fuzz-NAME FUZZ_SECONDS=60: on'
 	@echo 'make bench         Hull beside QEMU and a minimal KVM program'
+	@echo 'make docs          docs/devices.md from the state tables'
 	@echo 'make deps          install what a build needs (apt-get)'
 	@echo 'make install       to PREFIX (/usr/local), below DESTDIR'
 	@echo 'make clean'
