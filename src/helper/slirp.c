@@ -13,6 +13,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <net/if.h>
 #include <poll.h>
 #include <signal.h>
@@ -34,8 +35,10 @@
 #include "net/packet.h"
 #include "net/user_proto.h"
 
-#define DESCRIPTORS_MAX     4096 /* one a connection of the guest */
-#define PACKETS_PER_TURN    64   /* from the guest, before its connections get their turn */
+/* One a connection of the guest, each of which may fill two buffers of 128 KiB here. */
+#define DESCRIPTORS_MAX     1024
+#define BUFFER_BYTES        (128 * 1024)
+#define PACKETS_PER_TURN    64 /* from the guest, before its connections get their turn */
 #define BACKLOG_PACKETS_MAX 1024
 #define BACKLOG_BYTES_MAX   (4u << 20)
 #define TIMERS_MAX          4  /* libslirp makes one */
@@ -142,7 +145,9 @@ static const struct jail_syscall syscalls[] = {
     ALWAYS(rt_sigreturn),
     ALWAYS(getpid),
     ALWAYS(gettid),
-    ONLY(tgkill, 2, WHOLE, SIGABRT),
+    /* Where there is no PID namespace it would reach the user's other processes; refused, abort()
+     * ends with an instruction that faults. */
+    REFUSE(tgkill, EPERM, 2, WHOLE, SIGABRT),
     ALWAYS(write),
     ALWAYS(exit),
     ALWAYS(exit_group),
@@ -568,6 +573,10 @@ int main(void)
     (void)syscall(SYS_close_range, USER_PROTO_FD + 1, ~0u, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     signal(SIGPIPE, SIG_IGN); /* libslirp sends without MSG_NOSIGNAL */
+    /* Connections' buffers are mappings of their own: they take memory as they fill, not when they
+     * are made, and none any more once they are freed. */
+    mallopt(M_MMAP_THRESHOLD, BUFFER_BYTES / 2);
+    mallopt(M_MMAP_MAX, 4 * DESCRIPTORS_MAX);
     read_config(&config);
 
     if (h)

@@ -33,6 +33,7 @@ struct net_user {
     int fd;
     pid_t pid;       /* of the helper; 0: reaped */
     bool csum_valid; /* tell the guest that checksums are good */
+    bool ended;      /* the end of the helper's stream was read */
     struct loop *loop;
     struct loop_fd lfd;
     bool lfd_added;
@@ -329,6 +330,8 @@ static void user_event(struct loop_fd *lfd, short revents)
         user->tx_ready(user->ctx, 0);
     if (revents & POLLIN && user->lfd_added && lfd->events & POLLIN)
         user->rx_ready(user->ctx, 0);
+    if (user->ended)
+        helper_lost(user);
 }
 
 static int user_attach(struct net_backend *net, unsigned queue, struct loop *loop,
@@ -413,8 +416,12 @@ static ssize_t user_receive(struct net_backend *net, unsigned queue, const struc
     do
         n = recvmsg(user->fd, &message, MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
-    if (n <= 0)
-        return -EAGAIN; /* an end of file is the loop's to see */
+    if (n <= 0) {
+        /* A helper that was taken over may close its side without ending: no POLLHUP comes then,
+         * but POLLIN without end. Not from in here, where the card's lock is held. */
+        user->ended |= n == 0;
+        return -EAGAIN;
+    }
     header_done = 0;
     for (unsigned i = 0; header_done < NET_HEADER_BYTES; i++) {
         size_t part = NET_HEADER_BYTES - header_done;

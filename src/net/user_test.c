@@ -18,6 +18,7 @@
 #include "base/tap.h"
 #include "base/units.h"
 #include "net/packet.h"
+#include "net/user_proto.h"
 
 #define FRAMES_MAX 64
 #define ETH        ETHERNET_HEADER_BYTES
@@ -740,6 +741,53 @@ static bool find_program(void)
     return false;
 }
 
+/* This program in the place of hull-slirp: gets ready, and then closes its side without ending. */
+static _Noreturn void play_taken_over_helper(void)
+{
+    static struct user_config config;
+    struct user_reply ready = {.kind = USER_REPLY_READY};
+
+    alarm(20);
+    if (recv(USER_PROTO_FD, &config, sizeof(config), 0) != sizeof(config) ||
+        send(USER_PROTO_FD, &ready, sizeof(ready), 0) != sizeof(ready))
+        _exit(1);
+    shutdown(USER_PROTO_FD, SHUT_WR);
+    for (;;)
+        pause();
+}
+
+/* The end of its stream is for ever: a loop that only waits for packets would never sleep again. */
+static void test_taken_over_helper(struct fixture *f)
+{
+    char self[PATH_MAX], link[PATH_MAX + 16], target[PATH_MAX];
+    struct net_user_options options = {0};
+    struct err err = ERR_INIT;
+    ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
+
+    self[len > 0 ? len : 0] = '\0';
+    snprintf(link, sizeof(link), "%s", self);
+    snprintf(strrchr(link, '/'), 16, "/hull-slirp");
+    len = readlink(link, target, sizeof(target) - 1);
+    if (len <= 0) {
+        tap_skip("a helper that was taken over", "the program stands in the folder of the tests");
+        return;
+    }
+    target[len] = '\0';
+    if (unlink(link) < 0 || symlink(self, link) < 0) {
+        ok(false, "a program takes the place of hull-slirp");
+        return;
+    }
+    ok(open_net(f, &options, &err), "a helper that closes its side");
+    for (unsigned i = 0; i < 10 && f->net->link_up; i++)
+        run(f, 100);
+    ok(!f->net->link_up, "takes the link down");
+    ok(f->rx_calls < 10, "and does not keep the loop awake");
+    is_int(helper_pid(), 0, "and is ended");
+    close_net(f);
+    if (unlink(link) < 0 || symlink(target, link) < 0)
+        ok(false, "hull-slirp stands in its place again");
+}
+
 static void test_errors(uint16_t port)
 {
     struct net_forward forward = {.host_port = port, .guest_port = 22};
@@ -759,12 +807,14 @@ static void test_errors(uint16_t port)
     is_int(net_user_open(&net, &options, &err), -EINVAL, "an address without end is refused");
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     static struct fixture f;
     struct err err = ERR_INIT;
     uint16_t occupied;
 
+    if (argc == 1 && strcmp(argv[0], "hull-slirp") == 0)
+        play_taken_over_helper();
     if (!find_program()) {
         tap_skip("user network", "hull-slirp is not built");
         return tap_done();
@@ -808,5 +858,6 @@ int main(void)
     pid_t pid = helper_pid();
     close_net(&f);
     ok(kill(pid, 0) < 0 && errno == ESRCH, "closing ends the helper");
+    test_taken_over_helper(&f);
     return tap_done();
 }

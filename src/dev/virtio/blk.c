@@ -478,7 +478,10 @@ static void blk_config_read(struct virtio_device *dev, unsigned offset, void *bu
 {
     struct virtio_blk *blk = to_blk(dev);
     struct virtio_blk_config config = blk->config;
-    config.writeback = blk->state.writeback;
+    /* 5.2.5.2: a driver that cannot flush is not told of a write cache. */
+    bool flushless = virtio_has_feature(dev, VIRTIO_BLK_F_CONFIG_WCE) &&
+                     !virtio_has_feature(dev, VIRTIO_BLK_F_FLUSH);
+    config.writeback = blk->state.writeback && !flushless;
     memcpy(buf, (const uint8_t *)&config + offset, size);
 }
 

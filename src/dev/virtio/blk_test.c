@@ -454,6 +454,9 @@ static void test_write_cache(struct fixture *f, uint64_t ring)
     is_int(f->disk.fua_count, ++fua, "has durable writes");
     is_int(request(f, VIRTIO_BLK_T_DISCARD, 0, &r, sizeof(r), NULL, 0, NULL), VIRTIO_BLK_S_UNSUPP,
            "and no discard that it did not accept");
+    ok(vtest_start(&f->d, VIRTIO_BIT(VIRTIO_BLK_F_CONFIG_WCE) | ring, 1),
+       "a driver with CONFIG_WCE, without FLUSH");
+    is_int(vtest_config(&f->d, 32, 1), 0, "is not told of a write cache");
     ok(vtest_start(&f->d, FEATURES | ring, 1), "back to the first driver");
 }
 

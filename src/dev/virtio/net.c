@@ -186,8 +186,9 @@ static void sync_backend(struct virtio_net *net)
     if (ret == 0)
         ret = net_apply_offloads(net);
     if (ret < 0)
-        log_error(net->dev.fn.dev.name, "%s cannot be set up as the guest asks: %s",
-                  net->net->description, strerror(-ret));
+        log_guest(&net->dev.fn.dev.log_budget, net->dev.fn.dev.name,
+                  "%s cannot be set up as the guest asks: %s", net->net->description,
+                  strerror(-ret));
 }
 
 static void look_at_link(struct virtio_net *net)
@@ -196,6 +197,13 @@ static void look_at_link(struct virtio_net *net)
         return;
     net->link_up = net->net->link_up;
     virtio_config_changed(&net->dev);
+    /* A backend that has gone never has room again: what waits for that is dropped. */
+    for (unsigned i = 0; !net->link_up && i < net->pairs_max; i++) {
+        if (!net->tx[i].watched)
+            continue;
+        net_watch(net, i, net->rx[i].watched, false);
+        virtio_queue_kick_later(&net->dev, net_tx_queue(net, i));
+    }
 }
 
 /* The backend's calls, on the home loop without the device lock. */

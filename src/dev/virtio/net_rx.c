@@ -78,6 +78,16 @@ static void consume(struct virtq *vq, struct net_rx *rx, unsigned n)
         rx->chain_first = rx->seg_first = 0;
 }
 
+/* Has the driver no place in its ring left, so that it cannot make more available? */
+static bool holds_all(const struct virtq *vq, const struct net_rx *rx)
+{
+    unsigned entries = 0;
+
+    for (unsigned i = 0; i < rx->chain_count; i++)
+        entries += rx->chains[rx->chain_first + i].desc_count;
+    return entries >= vq->s->size;
+}
+
 /* Pop until there are `need` bytes, as far as there is room for chains. 1: the driver has more or
  * enough; 0: it has no more; -EPROTO. */
 static int gather(const struct virtio_net *net, struct virtq *vq, struct net_rx *rx, uint64_t need)
@@ -184,8 +194,9 @@ static enum rx_result finish(struct virtio_net *net, struct virtq *vq, struct ne
             rx->pending = 0;
             return deliver(vq, rx, n);
         }
-        if (ret > 0 && (!mergeable || rx->chain_first == 0)) {
-            /* Larger than a buffer may be, or in too many pieces. */
+        bool complete = ret > 0 && (!mergeable || rx->chain_first == 0);
+        if (complete || holds_all(vq, rx)) {
+            /* Larger than a buffer may be, or than the whole ring, or in too many pieces. */
             rx->dropped++;
             rx->pending = 0;
             return RX_MORE;

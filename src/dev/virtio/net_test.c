@@ -50,6 +50,7 @@ struct dummy {
     void *ctx;
     unsigned offloads, pairs, sends;
     unsigned full_for; /* sends that say -EAGAIN */
+    bool deaf;         /* never says that there is room again, as an interface that has gone */
     bool closed;
 };
 
@@ -82,6 +83,8 @@ static void dummy_watch(struct net_backend *net, unsigned queue, bool rx, bool t
 {
     struct dummy_queue *q = &CONTAINER_OF(net, struct dummy, net)->queues[queue];
 
+    if (q->dummy->deaf)
+        tx = false;
     loop_fd_modify(q->loop, &q->lfd, (short)((rx ? POLLIN : 0) | (tx ? POLLOUT : 0)));
 }
 
@@ -92,6 +95,8 @@ static ssize_t dummy_send(struct net_backend *net, unsigned queue, const struct 
     struct msghdr m = {.msg_iov = (struct iovec *)iov, .msg_iovlen = iov_count};
 
     d->sends++;
+    if (!net->link_up)
+        return -ENETDOWN;
     if (d->full_for) {
         d->full_for--;
         return -EAGAIN;
@@ -464,6 +469,29 @@ static void test_starved(uint64_t ring, const char *name)
     bench_free();
 }
 
+/* A driver whose ring is full cannot add what a larger packet lacks: it must not wait for that. */
+static void test_small_ring(uint64_t ring, const char *name)
+{
+    bench_new(0, 1, 0);
+    ok(vtest_negotiate(&b.d, BASE_FEATURES | MERGEABLE | ring), name);
+    vtest_msix_enable(&b.d);
+    ok(vtest_queue_start(&b.d, 0, 16) && vtest_queue_start(&b.d, 1, 0), "a ring of 16 buffers");
+    vtest_driver_ok(&b.d);
+    add_buffers(15, 512);
+    size_t large = make_packet(sent, 15 * 512, 1);
+    host_sends(sent, large);
+    vtest_settle(&b.t);
+    is_int(guest_receives(got, false), 0, "a packet waits for the buffer that it lacks");
+    add_buffers(1, 512);
+    is_int(guest_receives(got, true), large, "and takes all 16");
+    add_buffers(16, 512);
+    host_sends(sent, make_packet(sent, 16 * 512, 2));
+    size_t small = make_packet(sent, 64, 3);
+    host_sends(sent, small);
+    is_int(guest_receives(got, true), small, "one that is larger than the ring stops no other");
+    bench_free();
+}
+
 static void test_not_mergeable(uint64_t ring, const char *name)
 {
     bench_new(ALL_OFFLOADS, 1, 0);
@@ -639,6 +667,30 @@ static void test_link_and_announce(void)
     bench_free();
 }
 
+/* A backend that is full and then goes away never has room again: what waits for it is dropped. */
+static void test_link_lost_while_full(void)
+{
+    struct vtest_used used;
+
+    bench_new(0, 1, 0);
+    ok(vtest_start(&b.d, BASE_FEATURES, 3), "a backend that goes away");
+    size_t len = make_packet(sent, 600, 1);
+    uint64_t gpa = vtest_alloc(&b.t, len, 64);
+    struct vtest_seg seg = {.gpa = gpa, .len = (uint32_t)len};
+    memcpy(vtest_ram(&b.t, gpa, len), sent, len);
+    b.dummy.deaf = true;
+    b.dummy.full_for = 1;
+    vtest_add(txq(), &seg, 1);
+    vtest_kick(txq());
+    vtest_settle(&b.t);
+    ok(!vtest_used(txq(), &used), "a packet waits for room");
+    b.dummy.net.link_up = false;
+    b.dummy.rx_ready(b.dummy.ctx, 0);
+    ok(vtest_wait(txq(), &used), "comes back when the link is lost");
+    ok(guest_sends(sent, len, true), "and so do those after it");
+    bench_free();
+}
+
 static void test_hostile(uint64_t ring, const char *name)
 {
     struct vtest_seg readable = {.gpa = 0x100000, .len = 2000};
@@ -687,6 +739,7 @@ int main(void)
         test_transmit(rings[i].features, rings[i].name);
         test_receive(rings[i].features, rings[i].name);
         test_starved(rings[i].features, rings[i].name);
+        test_small_ring(rings[i].features, rings[i].name);
         test_not_mergeable(rings[i].features, rings[i].name);
         test_hostile(rings[i].features, rings[i].name);
     }
@@ -694,5 +747,6 @@ int main(void)
     test_offloads();
     test_queue_pairs();
     test_link_and_announce();
+    test_link_lost_while_full();
     return tap_done();
 }
