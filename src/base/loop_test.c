@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -772,6 +773,50 @@ static void test_ops(void)
     teardown(&f);
 }
 
+static void signal_unheard(struct loop_timer *self)
+{
+    (void)self;
+    raise(SIGUSR2);
+    loop_fd_modify(the->loop, &the->lfd, 0);
+}
+
+/* A signalfd's waiters are woken by every signal of the process, also by one that it does not
+ * read: its poll must be gone all the same when it is cancelled in that moment. */
+static void test_delete_while_woken(void)
+{
+    struct fixture f;
+    sigset_t set, other, old;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    sigemptyset(&other);
+    sigaddset(&other, SIGUSR1);
+    sigaddset(&other, SIGUSR2);
+    pthread_sigmask(SIG_BLOCK, &other, &old);
+    setup(&f);
+    f.lfd =
+        (struct loop_fd){.fd = signalfd(-1, &set, SFD_CLOEXEC), .events = POLLIN, .fn = count_fd};
+    loop_fd_add(f.loop, &f.lfd);
+    run_ms(&f, 10);
+    loop_timer_init(&f.timer, signal_unheard);
+    loop_timer_arm(f.loop, &f.timer, clock_now_ns() + NS_PER_MS);
+    run_ms(&f, 20);
+    loop_fd_modify(f.loop, &f.lfd, POLLIN);
+    raise(SIGUSR1);
+    ok(run_ms(&f, 1000), "silenced while it was woken, a descriptor can be heard again");
+    raise(SIGUSR2);
+    loop_fd_del(f.loop, &f.lfd);
+    uint64_t before = clock_now_ns();
+    teardown(&f);
+    ok(clock_now_ns() - before < 500 * NS_PER_MS, "deleted while it is woken, it is gone");
+    close(f.lfd.fd);
+    signal(SIGUSR1, SIG_IGN); /* drops what is pending */
+    signal(SIGUSR2, SIG_IGN);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    signal(SIGUSR1, SIG_DFL);
+    signal(SIGUSR2, SIG_DFL);
+}
+
 static void test_both(void)
 {
     test_fd_level();
@@ -796,6 +841,7 @@ static void test_both(void)
     test_signals();
     test_idle();
     test_ops();
+    test_delete_while_woken();
 }
 
 int main(void)

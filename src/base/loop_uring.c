@@ -218,12 +218,11 @@ static void node_prepare(struct uring_kernel *kernel, struct loop_node *node,
     kernel->in_flight++;
 }
 
+/* For polls, too: IORING_OP_POLL_REMOVE leaves one alone (-EALREADY) that is being woken just now,
+ * and where the file turns out not to be ready that poll goes on. */
 static void node_prepare_cancel(struct loop_node *node, struct io_uring_sqe *sqe)
 {
-    if (node->event && !node->poll_event)
-        io_uring_prep_cancel64(sqe, node_user_data(node), 0);
-    else
-        io_uring_prep_poll_remove(sqe, node_user_data(node));
+    io_uring_prep_cancel64(sqe, node_user_data(node), 0);
     sqe->user_data = USER_NONE;
     node->cancelling = true;
 }
