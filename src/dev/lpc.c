@@ -251,8 +251,8 @@ static void lpc_reset(struct device *dev)
     struct lpc *lpc = CONTAINER_OF(dev, struct lpc, fn.dev);
 
     pci_function_reset(&lpc->fn);
+    pm_reset(&lpc->pm); /* first: moving the SCI looks at the timer */
     lpc_config_written(&lpc->fn, 0, 0);
-    pm_reset(&lpc->pm);
 }
 
 static void lpc_fini(struct device *dev)

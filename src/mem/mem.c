@@ -188,12 +188,24 @@ unmap:
     return code;
 }
 
-/* Wishes: a kernel without the feature says EINVAL, and the guest runs as well without it. */
+/*
+ * Wishes: a kernel without the feature says EINVAL, and the guest runs as well without it. The
+ * first 2 MiB of a PC get small pages: before the guest starts we write a few tables and structures
+ * there, and clearing a huge page for those would be a good part of the whole start-up.
+ */
 static void region_advise(const struct mem_options *options, const struct mem_region *region)
 {
     madvise(region->host, region->len_bytes, MADV_DONTDUMP);
-    if (options->huge_pages && madvise(region->host, region->len_bytes, MADV_HUGEPAGE) < 0)
-        log_debug("mem", "%s: no transparent huge pages: %s", region->name, strerror(errno));
+    if (options->huge_pages) {
+        uint64_t small = region->base.a < HUGE_PAGE ? HUGE_PAGE - region->base.a : 0;
+        if (small > region->len_bytes)
+            small = region->len_bytes;
+        if (small > 0)
+            madvise(region->host, small, MADV_NOHUGEPAGE);
+        if (small < region->len_bytes &&
+            madvise(region->host + small, region->len_bytes - small, MADV_HUGEPAGE) < 0)
+            log_debug("mem", "%s: no transparent huge pages: %s", region->name, strerror(errno));
+    }
     if (options->mergeable && madvise(region->host, region->len_bytes, MADV_MERGEABLE) < 0)
         log_warn("mem", "%s: cannot be offered to KSM: %s", region->name, strerror(errno));
 }

@@ -56,6 +56,24 @@ static void test_regions(void)
     mem_free(NULL);
 }
 
+/* One table in the first 2 MiB costs one small page there. */
+static void test_small_pages(void)
+{
+    struct mem *mem = new_mem(&(struct mem_options){.huge_pages = true});
+    struct err err = ERR_INIT;
+    unsigned char resident[1024];
+    int count = 0;
+
+    is_int(mem_add_ram(mem, "ram", GPA(0), 4 * MIB, &err), 0, "RAM at 0");
+    const struct mem_region *r = mem_region_at(mem, 0);
+    is_int(mem_write(mem, GPA(0xe0000), "x", 1), 0, "a write below 2 MiB");
+    is_int(mincore(r->host, 4 * MIB, resident), 0, "mincore");
+    for (size_t i = 0; i < ARRAY_LEN(resident); i++)
+        count += resident[i] & 1;
+    is_int(count, 1, "... makes one page resident");
+    mem_free(mem);
+}
+
 static void test_access(void)
 {
     struct mem *mem = new_mem(&(struct mem_options){0});
@@ -281,6 +299,7 @@ static void test_dirty_race(void)
 int main(void)
 {
     test_regions();
+    test_small_pages();
     test_access();
     test_shared();
     test_prefault();

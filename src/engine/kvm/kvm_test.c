@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The KVM engine on whatever /dev/kvm this machine has: real-mode stubs of a few instructions. */
+#include <cpuid.h>
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -50,6 +51,7 @@ struct machine {
     unsigned access_count;
     int marks; /* atomic */
     int kick_cpu;
+    bool kick_on_read;
 };
 
 static void record(struct machine *m, char kind, uint64_t addr, unsigned size, uint32_t count,
@@ -65,6 +67,8 @@ static void pio_read(void *ctx, uint16_t port, unsigned size, void *data, uint32
     for (uint32_t i = 0; i < count; i++)
         store_le((uint8_t *)data + i * size, 0x1122334455667788ULL + i, size);
     record(ctx, 'i', port, size, count, data);
+    if (((struct machine *)ctx)->kick_on_read)
+        engine_kvm.vcpu_kick(((struct machine *)ctx)->cpu[0]);
 }
 
 static void pio_write(void *ctx, uint16_t port, unsigned size, const void *data, uint32_t count)
@@ -356,13 +360,6 @@ static void kick_races(struct machine *m, unsigned rounds, const char *what)
 
 STUB(stub_in, "inb $0x80, %al; outb %al, $0x99; hlt");
 
-static void pio_read_kick(void *ctx, uint16_t port, unsigned size, void *data, uint32_t count)
-{
-    struct machine *m = ctx;
-    pio_read(ctx, port, size, data, count);
-    engine_kvm.vcpu_kick(m->cpu[0]);
-}
-
 static void test_kick(void)
 {
     struct machine *m = machine_new(2);
@@ -394,16 +391,8 @@ static void test_kick(void)
 /* The registers after a kick that came in the middle of an access. */
 static void test_get_after_access(void)
 {
-    static const struct engine_upcalls kicking = {pio_read_kick, pio_write, mmio_read, mmio_write};
-    struct machine *m = calloc(1, sizeof(*m));
-    struct err err = ERR_INIT;
-    const struct engine_vm_config config = {.vcpu_count = 1, .upcalls = &kicking, .upcall_ctx = m};
-    if (!m || mem_new(&m->mem, &(struct mem_options){0}, &err) < 0 ||
-        mem_add_ram(m->mem, "ram", GPA(0), RAM_LEN, &err) < 0 ||
-        engine_kvm.vm_new(&m->vm, &config, &err) < 0 ||
-        engine_kvm.map(m->vm, 0, mem_region_at(m->mem, 0), &err) < 0 ||
-        engine_kvm.vcpu_new(m->vm, 0, &m->cpu[0], &err) < 0)
-        die(&err);
+    struct machine *m = machine_new(1);
+    m->kick_on_read = true;
     LOAD(m, stub_in, 0);
     run(m, "kicked in the middle of an IN");
     struct cpu_regs regs;
@@ -413,6 +402,42 @@ static void test_get_after_access(void)
     is_int(m->access_count, 1, "it was made once");
     run(m, "the stub goes on");
     is_int(m->access_count, 1, "without making it again");
+    machine_free(m);
+}
+
+/* A string input that is kicked has reached memory when vcpu_run returns, not later. */
+STUB(stub_insb, "xorw %ax, %ax; movw %ax, %es; movw $0x2000, %di; movw $0x80, %dx; insb\n"
+                "outb %al, $0x99; hlt");
+
+static void test_kick_finishes_access(void)
+{
+    struct machine *m = machine_new(1);
+    uint8_t byte = 0;
+    m->kick_on_read = true;
+    LOAD(m, stub_insb, 0);
+    run(m, "kicked in the middle of an INS");
+    mem_read(m->mem, GPA(DATA), &byte, 1);
+    is_int(byte, 0x88, "its byte is in memory");
+    is_int(m->access_count, 1, "it was read once");
+    m->kick_on_read = false;
+    run(m, "the stub goes on");
+    is_int(m->access_count, 1, "without reading it again");
+    machine_free(m);
+}
+
+/* The processor's name, by CPUID, as the processor itself says. */
+STUB(stub_name, "movl $0x80000002, %eax; cpuid; movl %eax, 0x2000; outb %al, $0x99; hlt");
+
+static void test_processor_name(void)
+{
+    struct machine *m = machine_new(1);
+    uint32_t want = 0, unused, got = 0;
+    if (!__get_cpuid(0x80000002, &want, &unused, &unused, &unused))
+        want = 0;
+    LOAD(m, stub_name, 0);
+    run(m, "a stub asks for the processor's name");
+    mem_read(m->mem, GPA(DATA), &got, sizeof(got));
+    is_int(got, want, "the guest sees it");
     machine_free(m);
 }
 
@@ -749,6 +774,8 @@ int main(void)
     test_mmio();
     test_failures();
     test_get_after_access();
+    test_kick_finishes_access();
+    test_processor_name();
     test_reset();
     test_dirty_log();
     test_lines();

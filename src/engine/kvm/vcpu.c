@@ -249,6 +249,10 @@ static void run_loop(struct kvm_cpu *cpu, struct engine_exit *exit)
 {
     for (;;) {
         if (take_kick(cpu)) {
+            /* Now, since a string instruction's access ends in guest memory: after a reset that is
+             * the next guest's. What fails here fails in the next KVM_RUN and is reported then. */
+            if (cpu->io_pending)
+                kvm_cpu_finish_io(cpu);
             exit->kind = ENGINE_EXIT_KICK;
             return;
         }

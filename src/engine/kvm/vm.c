@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <assert.h>
+#include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,6 +54,20 @@ static int enable_cap(int fd, uint32_t capability, uint64_t arg)
     return ioctl(fd, KVM_ENABLE_CAP, &cap) < 0 ? -errno : 0;
 }
 
+/*
+ * The processor's name, and with AMD its first-level caches and TLBs: they say nothing that KVM
+ * would have to support, and it leaves them zero.
+ */
+static void add_processor_leaves(struct cpuid_table *table)
+{
+    static const uint32_t functions[] = {0x80000002, 0x80000003, 0x80000004, 0x80000005};
+    for (size_t i = 0; i < ARRAY_LEN(functions); i++) {
+        struct cpuid_leaf *leaf = cpuid_find(table, functions[i], 0);
+        if (leaf && !(leaf->eax | leaf->ebx | leaf->ecx | leaf->edx))
+            __get_cpuid(functions[i], &leaf->eax, &leaf->ebx, &leaf->ecx, &leaf->edx);
+    }
+}
+
 /* What KVM and the processor can give a guest, made into the machine's CPUID. */
 static int load_cpuid(struct kvm_machine *vm, struct err *err)
 {
@@ -79,6 +94,7 @@ static int load_cpuid(struct kvm_machine *vm, struct err *err)
     }
     vm->cpuid.count = cpuid->nent;
     free(cpuid);
+    add_processor_leaves(&vm->cpuid);
     cpuid_set_features(
         &vm->cpuid, &(struct cpuid_options){.tsc_deadline = vm->host.tsc_deadline, .x2apic = true});
     return 0;
@@ -300,14 +316,11 @@ static int kvm_dirty_collect(struct engine_vm *evm, unsigned index, uint64_t *bi
     struct kvm_dirty_log log = {.slot = index, .dirty_bitmap = slot->log};
     if (ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log) < 0)
         return -errno;
-    if (vm->host.manual_dirty_protect) {
-        int rc = clear_log(vm, index, slot->log, pages);
-        if (rc < 0)
-            return rc;
-    }
+    /* First of all: without the manual mode, and in it behind a part that fails to be cleared, the
+     * kernel no longer has what is not in bitmap. */
     for (size_t i = 0; i < bitmap_words(pages); i++)
         bitmap[i] |= slot->log[i];
-    return 0;
+    return vm->host.manual_dirty_protect ? clear_log(vm, index, slot->log, pages) : 0;
 }
 
 const struct engine_ops engine_kvm = {
