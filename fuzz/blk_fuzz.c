@@ -208,7 +208,7 @@ static void add_request(void)
     count += cut(segs + count, 0, in, in_len, true);
     uint64_t status = in + in_len - 1;
     *(uint8_t *)vtest_ram(&t, status, 1) = 0xee;
-    if (next_byte() == 0xff) { /* corrupt: an address, a length, or no writable part */
+    if (count > 0 && next_byte() == 0xff) { /* corrupt: an address, a length, or no writable part */
         struct vtest_seg *seg = &segs[next_byte() % count];
         uint8_t how = next_byte();
         if (how % 3 == 0)

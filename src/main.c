@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Dispatch of subcommands, and the only exit. */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "vm/config.h"
@@ -71,8 +74,24 @@ static int dispatch(int argc, char **argv)
     return unknown_command(name);
 }
 
+/*
+ * A standard descriptor that our parent closed would be given to the next file opened: a disk that
+ * takes the log, or a kernel that takes the console. Hold its place with one that fails on use.
+ */
+static bool hold_standard_fds(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF &&
+            open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd)
+            return false;
+    }
+    return true;
+}
+
 int main(int argc, char **argv)
 {
+    if (!hold_standard_fds())
+        return VM_END_ERROR;
     int status = dispatch(argc, argv);
 
     if (fflush(stdout) != 0 && status == 0) {

@@ -108,6 +108,7 @@ static int run_config(struct vm_config *config, struct err *err)
 
     if (vm_new(&vm, config, err) != 0)
         return VM_END_ERROR;
+    *err = (struct err)ERR_INIT; /* of what vm_new() tried and did without */
     int status = vm_run(vm);
     vm_free(vm);
     return status;
@@ -128,7 +129,7 @@ static int run(struct vm_config *config, int argc, char **argv, struct err *err)
     if (config_finish(config, err) != 0)
         return VM_END_USAGE;
     if (request.print_config)
-        return config_print(config, stdout) == 0 ? 0 : VM_END_ERROR;
+        return config_print(config, stdout, err) == 0 ? 0 : VM_END_ERROR;
     return run_config(config, err);
 }
 

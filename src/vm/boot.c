@@ -12,6 +12,11 @@
 #define E820_RAM      1
 #define E820_RESERVED 2
 
+/* Words of the BIOS data area. */
+#define BDA_EBDA_SEGMENT 0x0e
+#define BDA_BASE_KIB     0x13
+#define EBDA_KIB         1
+
 /* --- the memory map --- */
 
 static void add_range(struct boot_range *ranges, unsigned *count, uint64_t base, uint64_t end,
@@ -184,6 +189,23 @@ static int load_file(const struct boot_params *params, struct boot_file *file,
     return ret;
 }
 
+/*
+ * Where a BIOS says that memory below 640 KiB ends. Xen puts its trampoline there, by these words
+ * rather than by the memory map, and into nowhere if they are zero.
+ */
+static int write_bios_data(struct mem *mem, struct err *err)
+{
+    uint8_t bda[256] = {0};
+    const uint8_t ebda[EBDA_KIB * KIB] = {EBDA_KIB};
+
+    store_le16(bda + BDA_EBDA_SEGMENT, LAYOUT_EBDA >> 4);
+    store_le16(bda + BDA_BASE_KIB, LAYOUT_EBDA / KIB);
+    if (mem_write(mem, GPA(LAYOUT_BDA), bda, sizeof(bda)) < 0 ||
+        mem_write(mem, GPA(LAYOUT_EBDA), ebda, sizeof(ebda)) < 0)
+        return err_set(err, EFAULT, "no RAM at the bottom of memory");
+    return 0;
+}
+
 int boot_load(const struct boot_params *params, struct boot_result *result, struct err *err)
 {
     struct boot_file file;
@@ -192,7 +214,9 @@ int boot_load(const struct boot_params *params, struct boot_result *result, stru
     if (ret < 0)
         return ret;
     *result = (struct boot_result){0};
-    ret = load_file(params, &file, result, err);
+    ret = write_bios_data(params->mem, err);
+    if (ret == 0)
+        ret = load_file(params, &file, result, err);
     boot_file_close(&file);
     return ret;
 }

@@ -98,6 +98,9 @@ static void test_protocols(void)
     put_multiboot2(bytes + 0x1200);
     is_int(load_bytes(&f, CONFIG_BOOT_AUTO, bytes, image.len), 0, "all protocols in one image");
     is_str(f.result.protocol, "PVH", "AUTO takes PVH");
+    is_int(guest32(&f, 0x40e) & 0xffff, 0x9fc0, "the BIOS data area tells where the EBDA is");
+    is_int(guest32(&f, 0x413) & 0xffff, 639, "and the KiB of memory below it");
+    is_int(guest32(&f, 0x9fc00) & 0xff, 1, "the EBDA its size");
     is_int(load_bytes(&f, CONFIG_BOOT_MULTIBOOT2, bytes, image.len), 0, "Multiboot2 on demand");
     is_str(f.result.protocol, "Multiboot2", "it is that");
     is_int(load_bytes(&f, CONFIG_BOOT_MULTIBOOT, bytes, image.len), 0, "Multiboot on demand");

@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -14,6 +15,8 @@
 
 /* One vCPU and a kernel fit into less, but no stock kernel does. */
 #define MEMORY_MIN_BYTES (4 * MIB)
+/* What the architecture can address (SDM vol. 3, 4.1.4); the board asks this host. */
+#define MEMORY_MAX_BYTES (1ULL << 52)
 
 int config_init(struct vm_config *config, struct err *err)
 {
@@ -106,7 +109,7 @@ static unsigned edit_distance(const char *a, const char *b)
     unsigned row[NEAREST_LEN_MAX + 1];
 
     if (a_len > NEAREST_LEN_MAX || b_len > NEAREST_LEN_MAX)
-        return NEAREST_LEN_MAX;
+        return UINT_MAX;
     for (size_t j = 0; j <= b_len; j++)
         row[j] = (unsigned)j;
     for (size_t i = 1; i <= a_len; i++) {
@@ -185,10 +188,11 @@ static int parse_uint(const char *text, unsigned long min, unsigned long max, un
 static int parse_mac(const char *text, uint8_t mac[6])
 {
     unsigned byte[6];
-    char rest;
 
-    if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%c", &byte[0], &byte[1], &byte[2], &byte[3], &byte[4],
-               &byte[5], &rest) != 6 ||
+    /* sscanf() alone would take signs and spaces for digits. */
+    if (strlen(text) != 17 || strspn(text, "0123456789abcdefABCDEF:") != 17 ||
+        sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x", &byte[0], &byte[1], &byte[2], &byte[3], &byte[4],
+               &byte[5]) != 6 ||
         (byte[0] & 1))
         return -EINVAL;
     for (int i = 0; i < 6; i++)
@@ -591,6 +595,8 @@ int config_finish(struct vm_config *config, struct err *err)
     if (config->memory_bytes < MEMORY_MIN_BYTES)
         return err_set(err, EINVAL, "--memory: %s is too small for any guest; give at least 4M",
                        size_format(config->memory_bytes, size, sizeof(size)));
+    if (config->memory_bytes > MEMORY_MAX_BYTES)
+        return err_set(err, EINVAL, "--memory: more than the 4096 TiB that x86 can address");
     if (config->memory_bytes % PAGE_SIZE_BYTES)
         return err_set(err, EINVAL, "--memory: not a multiple of 4 KiB");
     for (unsigned i = 0; i < config->disk_count; i++) {

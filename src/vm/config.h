@@ -116,14 +116,15 @@ void config_fini(struct vm_config *config);
  */
 int config_set(struct vm_config *config, const char *option, const char *value, struct err *err);
 
-/* Read a JSON file on top of what config holds; an unknown key is an error that names the nearest.
- */
+/* Read a JSON file, or a pipe, on top of what config holds; an unknown key is an error that names
+ * the nearest. */
 int config_load(struct vm_config *config, const char *path, struct err *err);
 /* As config_load() of text already in memory; source is its name in errors. */
 int config_parse(struct vm_config *config, const char *text, size_t len, const char *source,
                  struct err *err);
-/* Write it as JSON; config_load() of that gives the same machine. */
-int config_print(const struct vm_config *config, FILE *out);
+/* Write it, after config_finish(), as JSON; config_load() of that gives the same machine. -EILSEQ:
+ * a string (a file's name) is not UTF-8. */
+int config_print(const struct vm_config *config, FILE *out, struct err *err);
 
 /* Checks across options (a kernel is given, memory is enough, ...), and fills what was left to
  * default (name, network, serial port, addresses). Once, after all options. */

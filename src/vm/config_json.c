@@ -10,7 +10,6 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -72,7 +71,8 @@ static int load_value(const struct config_field *field, void *base, const json_t
                    : load_scalar(field, base, value, err);
     json_array_foreach(value, i, item)
     {
-        int ret = load_group(field, base, item, err);
+        int ret = field->kind == CONFIG_GROUP_LIST ? load_group(field, base, item, err)
+                                                   : load_scalar(field, base, item, err);
         if (ret != 0)
             return ret;
     }
@@ -153,28 +153,34 @@ int config_parse(struct vm_config *config, const char *text, size_t len, const c
     return ret;
 }
 
+/* To the end of the file, which may be a pipe; at most CONFIG_FILE_MAX_BYTES. */
+static int read_whole(int fd, const char *path, char *text, size_t *len, struct err *err)
+{
+    for (*len = 0;;) {
+        ssize_t got = read(fd, text + *len, CONFIG_FILE_MAX_BYTES + 1 - *len);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return err_errno(err, errno, "--config %s", path);
+        *len += (size_t)got;
+        if (got == 0)
+            return 0;
+        if (*len > CONFIG_FILE_MAX_BYTES)
+            return err_set(err, EFBIG, "--config %s: larger than 1 MiB", path);
+    }
+}
+
 int config_load(struct vm_config *config, const char *path, struct err *err)
 {
-    struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    size_t len = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
 
-    if (fd < 0 || fstat(fd, &st) != 0) {
-        int code = errno;
-        if (fd >= 0)
-            close(fd);
-        return err_errno(err, code, "--config %s", path);
-    }
-    if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > CONFIG_FILE_MAX_BYTES) {
-        close(fd);
-        return err_set(err, EINVAL, "--config %s: not a file of at most 1 MiB", path);
-    }
-    char *text = malloc((size_t)st.st_size + 1);
-    ssize_t got = text ? read(fd, text, (size_t)st.st_size) : -1;
-    int ret;
-    if (got < 0)
-        ret = err_errno(err, errno, "--config %s", path);
-    else
-        ret = config_parse(config, text, (size_t)got, path, err);
+    if (fd < 0)
+        return err_errno(err, errno, "--config %s", path);
+    char *text = malloc(CONFIG_FILE_MAX_BYTES + 1);
+    int ret = text ? read_whole(fd, path, text, &len, err) : err_set(err, ENOMEM, "out of memory");
+    if (ret == 0)
+        ret = config_parse(config, text, len, path, err);
     free(text);
     close(fd);
     return ret;
@@ -199,29 +205,48 @@ static json_t *fields_json(const struct config_field *fields, const void *base);
 static json_t *list_json(const struct config_field *field, const void *base)
 {
     const char *at = (const char *)base + field->offset;
-    unsigned count = *(const unsigned *)(const void *)((const char *)base + field->count_offset);
+    const struct config_net *net = base; /* FORWARDS */
+    bool forwards = field->kind == CONFIG_FORWARDS;
+    unsigned count =
+        forwards ? net->forward_count
+                 : *(const unsigned *)(const void *)((const char *)base + field->count_offset);
     json_t *list = json_array();
 
     for (unsigned i = 0; i < count; i++) {
-        if (field->kind == CONFIG_STRING_LIST)
-            json_array_append_new(list, json_string(((const char *const *)(const void *)at)[i]));
+        json_t *item;
+        if (forwards)
+            item = forward_json(&net->forwards[i]);
+        else if (field->kind == CONFIG_STRING_LIST)
+            item = json_string(((const char *const *)(const void *)at)[i]);
         else
-            json_array_append_new(list, fields_json(field->sub, at + i * field->elem_bytes));
+            item = fields_json(field->sub, at + i * field->elem_bytes);
+        if (json_array_append_new(list, item) != 0) {
+            json_decref(list);
+            return NULL;
+        }
     }
     return list;
 }
 
-/* NULL: nothing to say. */
+/* Is there nothing to say of it? */
+static bool field_absent(const struct config_field *field, const void *base)
+{
+    const void *at = (const char *)base + field->offset;
+
+    return (field->kind == CONFIG_STRING && !*(char *const *)at) ||
+           (field->kind == CONFIG_FORWARDS &&
+            ((const struct config_net *)base)->forward_count == 0);
+}
+
+/* NULL: out of memory, or a string that JSON cannot hold. */
 static json_t *field_json(const struct config_field *field, const void *base)
 {
     const void *at = (const char *)base + field->offset;
     const uint8_t *mac = at;
-    const struct config_net *net = base;
-    json_t *list;
 
     switch (field->kind) {
     case CONFIG_STRING:
-        return *(char *const *)at ? json_string(*(char *const *)at) : NULL;
+        return json_string(*(char *const *)at);
     case CONFIG_FLAG:
         return json_boolean(*(const bool *)at);
     case CONFIG_UINT:
@@ -233,15 +258,9 @@ static json_t *field_json(const struct config_field *field, const void *base)
     case CONFIG_MAC:
         return json_sprintf("%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4],
                             mac[5]);
-    case CONFIG_FORWARDS:
-        if (net->forward_count == 0)
-            return NULL;
-        list = json_array();
-        for (unsigned i = 0; i < net->forward_count; i++)
-            json_array_append_new(list, forward_json(&net->forwards[i]));
-        return list;
     case CONFIG_GROUP:
         return fields_json(field->sub, at);
+    case CONFIG_FORWARDS:
     case CONFIG_STRING_LIST:
     case CONFIG_GROUP_LIST:
         break;
@@ -254,20 +273,25 @@ static json_t *fields_json(const struct config_field *fields, const void *base)
     json_t *object = json_object();
 
     for (; fields->name; fields++) {
-        json_t *value = field_json(fields, base);
-        if (value)
-            json_object_set_new(object, fields->name, value);
+        if (field_absent(fields, base))
+            continue;
+        if (json_object_set_new(object, fields->name, field_json(fields, base)) != 0) {
+            json_decref(object);
+            return NULL;
+        }
     }
     return object;
 }
 
-int config_print(const struct vm_config *config, FILE *out)
+int config_print(const struct vm_config *config, FILE *out, struct err *err)
 {
     json_t *root = fields_json(config_options, config);
-    int ret = root ? json_dumpf(root, out, JSON_INDENT(2) | JSON_PRESERVE_ORDER) : -1;
 
+    if (!root)
+        return err_set(err, EILSEQ, "a value is not UTF-8, which JSON cannot hold");
+    int ret = json_dumpf(root, out, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
     json_decref(root);
     if (ret != 0 || fputc('\n', out) == EOF)
-        return -EIO;
+        return err_set(err, EIO, "cannot write the configuration");
     return 0;
 }

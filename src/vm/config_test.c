@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -101,6 +102,8 @@ static void test_net(void)
     is_int(config.nets[1].kind, CONFIG_NET_TAP, "kind");
     is_int(config.nets[1].mac[5], 0x56, "mac");
     is_int(set("net", "tap,mac=01:00:00:00:00:00"), -EINVAL, "a multicast MAC is refused");
+    is_int(set("net", "tap,mac=52:-4:00:12:34:56"), -EINVAL, "signs are no digits");
+    is_int(set("net", "tap,mac=52:54: 0:12:34:56"), -EINVAL, "nor are spaces");
     static const char *const bad[] = {"tcp:22",           "tcp:0-:22",    "22-22",
                                       "tcp:1.2.3:22-:22", "tcp:99999-:1", "tcp:[::g]:1-:1",
                                       "tcp:1-",           "tcp:-:1"};
@@ -132,6 +135,8 @@ static void test_finish(void)
 
     static const char *const bad[][4] = {
         {"memory", "1M",                             NULL,      NULL   },
+        {"memory", "0",                              NULL,      NULL   },
+        {"memory", "9223372036854775808B",           NULL,      NULL   },
         {"name",   "a b",                            NULL,      NULL   },
         {"name",   "",                               NULL,      NULL   },
         {"serial", "stdio",                          "console", "stdio"},
@@ -174,7 +179,7 @@ static void test_json_round_trip(void)
     set("memory", "3G,shared");
     config_finish(&config, &err);
     FILE *out = open_memstream(&first, &len);
-    is_int(config_print(&config, out), 0, "written");
+    is_int(config_print(&config, out, &err), 0, "written");
     fclose(out);
     config_fini(&config);
 
@@ -182,12 +187,68 @@ static void test_json_round_trip(void)
     is_int(parse(first), 0, "read back");
     is_int(config_finish(&config, &err), 0, "complete");
     out = open_memstream(&second, &len);
-    config_print(&config, out);
+    config_print(&config, out, &err);
     fclose(out);
     is_str(second, first, "the same machine");
     config_fini(&config);
     free(first);
     free(second);
+}
+
+/* A configuration that cannot be written must not look as if it had been. */
+static void test_json_not_utf8(void)
+{
+    char *text = NULL;
+    size_t len;
+
+    begin();
+    set("kernel", "vmlinuz");
+    set("disk", "caf\xe9.raw");
+    config_finish(&config, &err);
+    FILE *out = open_memstream(&text, &len);
+    is_int(config_print(&config, out, &err), -EILSEQ, "a name that is not UTF-8 is refused");
+    fclose(out);
+    is_int(len, 0, "and nothing was written");
+    free(text);
+    config_fini(&config);
+}
+
+static int load_from_pipe(size_t pad)
+{
+    static char spaces[8192];
+    int fds[2];
+    char path[32];
+
+    memset(spaces, ' ', sizeof(spaces));
+    if (pipe(fds) != 0)
+        return -errno;
+    pid_t child = fork();
+    if (child == 0) {
+        close(fds[0]);
+        for (; pad > 0; pad -= sizeof(spaces)) {
+            if (write(fds[1], spaces, sizeof(spaces)) < 0)
+                _exit(1);
+        }
+        _exit(write(fds[1], "{\"cpus\": 3}", 11) != 11);
+    }
+    close(fds[1]);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fds[0]);
+    int ret = config_load(&config, path, &err);
+    close(fds[0]);
+    waitpid(child, NULL, 0);
+    return ret;
+}
+
+static void test_load(void)
+{
+    begin();
+    is_int(config_load(&config, "/", &err), -EISDIR, "a directory");
+    is_int(config_load(&config, "/nonexistent/x", &err), -ENOENT, "no such file");
+    is_int(config_load(&config, "/dev/zero", &err), -EFBIG, "without end");
+    is_int(load_from_pipe(16 * 8192), 0, "a pipe, in several pieces");
+    is_int(config.cpus, 3, "is read to its end");
+    is_int(load_from_pipe(129 * 8192), -EFBIG, "and not beyond 1 MiB");
+    config_fini(&config);
 }
 
 static void test_json(void)
@@ -214,6 +275,8 @@ static void test_json(void)
         "{\"net\": [{\"type\": \"carrier-pigeon\"}]}",
         "{\"kernel\": null}",
         "{\"memory\": -1}",
+        "{\"serial\": [{\"a\": 1}]}",
+        "{\"net\": [{\"type\": \"tap\", \"forward\": [{\"a\": 1}]}]}",
     };
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         begin();
@@ -236,6 +299,8 @@ int main(void)
     test_net();
     test_finish();
     test_json_round_trip();
+    test_json_not_utf8();
+    test_load();
     test_json();
     return tap_done();
 }

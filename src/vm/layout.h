@@ -44,6 +44,7 @@
 #define LAYOUT_GSI_SCI       9u
 
 /* Direct kernel boot: what the VMM writes below 1 MiB. */
+#define LAYOUT_BDA             0x400ULL /* BIOS data area, 256 bytes */
 #define LAYOUT_BOOT_GDT        0x500ULL
 #define LAYOUT_BOOT_PARAMS     0x7000ULL /* bzImage zero page */
 #define LAYOUT_BOOT_STACK      0x8ff0ULL

@@ -26,6 +26,7 @@ enum event_kind {
     EVENT_TRIPLE_FAULT, /* value: vCPU */
     EVENT_FAILURE,      /* logged by who raised it */
     EVENT_EXIT_PORT,    /* value: what was written */
+    /* From here on what the user wants: it replaces what the guest did at the same time. */
     EVENT_QUIT,
     EVENT_SIGNAL, /* value: its number */
 };
@@ -43,9 +44,11 @@ struct vm {
     struct dev_events dev_events;
 
     sigset_t old_mask;
+    sigset_t end_signals; /* those that end the VM */
     struct loop_fd signals;
+    struct log_budget log_budget; /* for what the guest can repeat at will */
 
-    /* The first event since the vCPUs last ran; later ones are dropped. */
+    /* The first event since the vCPUs last ran; later ones are dropped, but for the user's. */
     pthread_mutex_t event_lock;
     enum event_kind event;
     unsigned event_value;
@@ -54,13 +57,34 @@ struct vm {
     int status; /* how vm_run() ends */
 };
 
+/* --- the way out by force --- */
+
+static void die_now(int number)
+{
+    char_restore_terminal();
+    _exit(128 + number);
+}
+
+/* From now on a signal ends the process at once. Only on this thread, the main loop's: the others
+ * have them blocked for good. */
+static void signals_immediate(const struct vm *vm)
+{
+    const struct sigaction action = {.sa_handler = die_now};
+
+    for (int number = 1; number < NSIG; number++) {
+        if (sigismember(&vm->end_signals, number) == 1)
+            sigaction(number, &action, NULL);
+    }
+    pthread_sigmask(SIG_UNBLOCK, &vm->end_signals, NULL);
+}
+
 /* --- events --- */
 
 /* [any] Stop the vCPUs and let the main loop decide. */
 static void raise_event(struct vm *vm, enum event_kind kind, unsigned value)
 {
     pthread_mutex_lock(&vm->event_lock);
-    if (vm->event == EVENT_NONE) {
+    if (vm->event == EVENT_NONE || (vm->event < EVENT_QUIT && kind >= EVENT_QUIT)) {
         vm->event = kind;
         vm->event_value = value;
     }
@@ -85,7 +109,7 @@ static void on_panicked(void *ctx, bool crash_loaded)
 
     /* With a crash kernel loaded the guest goes on by itself, into that kernel. */
     if (crash_loaded || vm->config->on_panic == CONFIG_ACTION_CONTINUE)
-        log_warn("vm", "the guest panicked and goes on");
+        log_guest(&vm->log_budget, "vm", "the guest panicked and goes on");
     else
         raise_event(vm, EVENT_PANIC, 0);
 }
@@ -100,13 +124,23 @@ static void on_quit(void *ctx)
     raise_event(ctx, EVENT_QUIT, 0);
 }
 
+/* The log takes a line at a time. */
+static void log_failure(unsigned id, const char *text)
+{
+    while (*text) {
+        size_t len = strcspn(text, "\n");
+        log_error("vm", "vCPU %u: %.*s", id, (int)len, text);
+        text += len + (text[len] == '\n');
+    }
+}
+
 static void on_vcpu_exit(void *ctx, unsigned id, const struct engine_exit *exit)
 {
     if (exit->kind == ENGINE_EXIT_TRIPLE_FAULT) {
         raise_event(ctx, EVENT_TRIPLE_FAULT, id);
         return;
     }
-    log_error("vm", "vCPU %u: %s", id, exit->text);
+    log_failure(id, exit->text);
     raise_event(ctx, EVENT_FAILURE, id);
 }
 
@@ -114,6 +148,16 @@ static void end(struct vm *vm, int status)
 {
     vm->status = status;
     loop_stop(vm->loop);
+}
+
+/* Waiting for a disk's last request or reading a kernel from a pipe may take for ever, and there is
+ * nothing of the guest that an end in order would save. */
+static int power_on_board(struct vm *vm, struct err *err)
+{
+    signals_immediate(vm);
+    int ret = board_power_on(&vm->board, err);
+    pthread_sigmask(SIG_BLOCK, &vm->end_signals, NULL);
+    return ret;
 }
 
 static int start_cpu0(struct vm *vm, struct err *err)
@@ -131,7 +175,7 @@ static void restart(struct vm *vm)
     struct err err = ERR_INIT;
 
     log_info("vm", "restarting");
-    if (board_power_on(&vm->board, &err) != 0 || start_cpu0(vm, &err) != 0) {
+    if (power_on_board(vm, &err) != 0 || start_cpu0(vm, &err) != 0) {
         log_error("vm", "cannot restart the guest: %s", err.text);
         end(vm, VM_END_FAILURE);
         return;
@@ -200,38 +244,22 @@ static void on_event(struct loop_task *task)
 {
     struct vm *vm = CONTAINER_OF(task, struct vm, event_task);
 
+    /* Posted once more by an event that was dropped: the vCPUs may be running again. */
+    pthread_mutex_lock(&vm->event_lock);
+    bool none = vm->event == EVENT_NONE;
+    pthread_mutex_unlock(&vm->event_lock);
+    if (none)
+        return;
     vcpus_pause(vm->vcpus);
     pthread_mutex_lock(&vm->event_lock);
     enum event_kind kind = vm->event;
+    unsigned value = vm->event_value;
     vm->event = EVENT_NONE;
     pthread_mutex_unlock(&vm->event_lock);
-    decide(vm, kind, vm->event_value);
+    decide(vm, kind, value);
 }
 
 /* --- signals --- */
-
-static void die_now(int number)
-{
-    char_restore_terminal();
-    _exit(128 + number);
-}
-
-/* From now on a second signal ends the process at once: ending in order may wait for a slow disk.
- */
-static void make_signals_immediate(void)
-{
-    const struct sigaction action = {.sa_handler = die_now};
-    sigset_t set;
-
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGHUP);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGHUP, &action, NULL);
-    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-}
 
 static void on_signal(struct loop_fd *lfd, short revents)
 {
@@ -246,7 +274,7 @@ static void on_signal(struct loop_fd *lfd, short revents)
         board_power_button(&vm->board);
         return;
     }
-    make_signals_immediate();
+    signals_immediate(vm); /* a second one does not wait for a slow disk */
     raise_event(vm, EVENT_SIGNAL, info.ssi_signo);
 }
 
@@ -257,24 +285,34 @@ static void on_crash(int number)
     raise(number); /* SA_RESETHAND: the default action now */
 }
 
+static bool has_handler(int number, void (*handler)(int))
+{
+    struct sigaction action;
+
+    return sigaction(number, NULL, &action) == 0 && action.sa_handler == handler;
+}
+
 /* Before any thread is made: they all inherit the mask, and the main loop reads the signals. */
 static int open_signals(struct vm *vm, struct err *err)
 {
-    static const int crashes[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT};
+    static const int ends[] = {SIGTERM, SIGINT, SIGHUP};
+    static const int crashes[] = {SIGSEGV, SIGBUS,  SIGILL,  SIGFPE, SIGABRT,
+                                  SIGSYS,  SIGTRAP, SIGQUIT, SIGXCPU};
     const struct sigaction crash = {.sa_handler = on_crash, .sa_flags = SA_RESETHAND | SA_NODEFER};
-    sigset_t set;
 
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGHUP);
+    /* A signal that our parent ignores (nohup, a script's background job) would be queued all the
+     * same while it is blocked. */
+    for (unsigned i = 0; i < ARRAY_LEN(ends); i++) {
+        if (!has_handler(ends[i], SIG_IGN))
+            sigaddset(&vm->end_signals, ends[i]);
+    }
+    sigset_t set = vm->end_signals;
     sigaddset(&set, SIGUSR1);
     pthread_sigmask(SIG_BLOCK, &set, &vm->old_mask);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a disk beyond RLIMIT_FSIZE is the guest's EFBIG, not our end */
     for (unsigned i = 0; i < ARRAY_LEN(crashes); i++) {
-        struct sigaction old;
-        sigaction(crashes[i], NULL, &old);
-        if (old.sa_handler == SIG_DFL) /* a sanitizer's own handler stays */
+        if (has_handler(crashes[i], SIG_DFL)) /* a sanitizer's own handler stays */
             sigaction(crashes[i], &crash, NULL);
     }
     vm->signals.fd = signalfd(-1, &set, SFD_CLOEXEC);
@@ -288,16 +326,21 @@ static int open_signals(struct vm *vm, struct err *err)
 
 /* --- building --- */
 
+static int find_engine(const struct vm_config *config, const struct engine_ops **ops, bool *measure,
+                       struct err *err)
+{
+    bool automatic = strcmp(config->engine, "auto") == 0;
+
+    *ops = engine_find(automatic ? "kvm" : config->engine);
+    if (!*ops)
+        return err_set(err, EINVAL, "--engine %s: no such engine in this version; there is 'kvm'",
+                       config->engine);
+    *measure = automatic && (*ops)->vm_measure;
+    return 0;
+}
+
 static int open_engine(struct vm *vm, struct err *err)
 {
-    const char *name = vm->config->engine;
-    bool automatic = strcmp(name, "auto") == 0;
-
-    vm->ops = engine_find(automatic ? "kvm" : name);
-    if (!vm->ops)
-        return err_set(err, EINVAL, "--engine %s: no such engine in this version; there is 'kvm'",
-                       name);
-    vm->measure = automatic && vm->ops->vm_measure;
     const struct engine_vm_config config = {
         .vcpu_count = vm->config->cpus,
         .upcalls = &bus_upcalls,
@@ -354,7 +397,7 @@ static int build(struct vm *vm, struct err *err)
         char_set_escape(vm->board.terminal, on_quit, vm);
     ret = io_threads_start(&vm->board.io, err);
     if (ret == 0)
-        ret = board_power_on(&vm->board, err);
+        ret = power_on_board(vm, err); /* while the vCPUs are being made */
     if (ret == 0)
         ret = vcpus_wait_ready(vm->vcpus, err);
     if (ret == 0)
@@ -362,13 +405,18 @@ static int build(struct vm *vm, struct err *err)
     return ret != 0 ? ret : start_cpu0(vm, err);
 }
 
-int vm_new(struct vm **out, const struct vm_config *config, struct err *err)
+static int vm_make(struct vm **out, const struct vm_config *config, const struct engine_ops *ops,
+                   bool measure, struct err *err)
 {
     struct vm *vm = calloc(1, sizeof(*vm));
 
     if (!vm)
         return err_set(err, ENOMEM, "out of memory");
     vm->config = config;
+    vm->ops = ops;
+    vm->measure = measure;
+    vm->status = VM_END_FAILURE; /* of a main loop that cannot run */
+    sigemptyset(&vm->end_signals);
     vm->signals.fd = -1;
     vm->event_task.fn = on_event;
     pthread_mutex_init(&vm->event_lock, NULL);
@@ -388,10 +436,26 @@ int vm_new(struct vm **out, const struct vm_config *config, struct err *err)
     return 0;
 }
 
+int vm_new(struct vm **vm, const struct vm_config *config, struct err *err)
+{
+    const struct engine_ops *ops = NULL;
+    bool measure = false;
+    int ret = find_engine(config, &ops, &measure, err);
+
+    return ret != 0 ? ret : vm_make(vm, config, ops, measure, err);
+}
+
+int vm_new_on(struct vm **vm, const struct vm_config *config, const struct engine_ops *ops,
+              struct err *err)
+{
+    return vm_make(vm, config, ops, false, err);
+}
+
 int vm_run(struct vm *vm)
 {
     vcpus_resume(vm->vcpus);
     loop_run(vm->loop);
+    signals_immediate(vm);
     vcpus_pause(vm->vcpus);
     board_quiesce(&vm->board);
     return vm->status;

@@ -12,6 +12,7 @@
 
 #include "vm/config.h"
 
+struct engine_ops;
 struct vm;
 
 /* Why a VM ended. The values are the exit statuses of `hull run`, part of its interface. */
@@ -28,9 +29,18 @@ enum vm_end {
     VM_END_EXIT_PORT = 256, /* `isa-debug-exit`: status (value << 1) | 1, modulo 256 */
 };
 
+/* config stays until vm_free(). */
 int vm_new(struct vm **vm, const struct vm_config *config, struct err *err);
 
-/* Returns the exit status. Handles SIGTERM and SIGINT (a second one is immediate). */
+/* As vm_new(), on this engine, whatever config names: for tests. */
+int vm_new_on(struct vm **vm, const struct vm_config *config, const struct engine_ops *ops,
+              struct err *err);
+
+/*
+ * Returns the exit status. SIGTERM, SIGINT and SIGHUP end the VM, unless the process was started
+ * with them ignored; a second one, or one after the guest has ended, is immediate. SIGUSR1 presses
+ * the power button. The handlers are the process's: run one VM at a time.
+ */
 int vm_run(struct vm *vm);
 
 void vm_free(struct vm *vm);
