@@ -12,23 +12,25 @@ VARIANT ?= release
 CC      := $(if $(filter default,$(origin CC)),gcc,$(CC))
 PREFIX  ?= /usr/local
 
+# build/ for the release build by gcc, build/debug, build/release-clang, ... for the others. libFuzzer
+# is clang's.
 ifeq ($(VARIANT),fuzz)
-CC := clang
-endif
-
-# build/ for the release build by gcc, build/debug, build/release-clang, ... for the others.
+CC  := clang
+TAG := fuzz
+else
 TAG := $(VARIANT)$(if $(findstring clang,$(CC)),-clang)
+endif
 OUT := build/$(TAG)
 BIN := $(if $(filter release,$(TAG)),build,$(OUT))
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
 	-Wvla -Wno-gnu-zero-variadic-macro-arguments -Werror
 CPPFLAGS += -Isrc -D_GNU_SOURCE -DHULL_VERSION='"$(VERSION)"'
-CFLAGS   ?= -g -O2
+CFLAGS   ?= -g
 HARDEN   := -fstack-protector-strong -D_FORTIFY_SOURCE=2
 ALL_CFLAGS = -std=gnu17 -pthread -fPIE -fno-strict-aliasing $(WARNINGS) $(VARIANT_CFLAGS) $(CFLAGS)
 
-VARIANT_CFLAGS_release := $(HARDEN) -ffunction-sections -fdata-sections
+VARIANT_CFLAGS_release := -O2 $(HARDEN) -ffunction-sections -fdata-sections
 VARIANT_LDFLAGS_release := -static-pie -Wl,--gc-sections,-z,relro,-z,now
 VARIANT_CFLAGS_debug   := -O0
 VARIANT_LDFLAGS_debug  := -static-pie
@@ -57,6 +59,10 @@ LIB       := $(OUT)/libhull.a
 TESTS     := $(TEST_SRCS:src/%.c=$(OUT)/test/%)
 FUZZERS   := $(patsubst fuzz/%.c,$(OUT)/fuzz/%,$(wildcard fuzz/*_fuzz.c))
 
+# One short line a step; make V=1 shows the commands.
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-5s %s\n' $(1) $@)
+
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: all tests fuzzers unit clean fuzz-replay deps run testbed check lint e2e bench install help
@@ -64,33 +70,39 @@ FUZZERS   := $(patsubst fuzz/%.c,$(OUT)/fuzz/%,$(wildcard fuzz/*_fuzz.c))
 all: $(BIN)/hull $(BIN)/hull-slirp
 
 $(BIN)/hull: $(OUT)/src/main.o $(LIB)
-	$(CC) $(ALL_CFLAGS) $(VARIANT_LDFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(call say,LINK)
+	$(Q)$(CC) $(ALL_CFLAGS) $(VARIANT_LDFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $(BIN)/hull-slirp: $(OUT)/src/helper/slirp.o $(LIB)
-	$(CC) $(ALL_CFLAGS) $(filter-out -static-pie,$(VARIANT_LDFLAGS)) -pie $(LDFLAGS) -o $@ $^ $(SLIRP_LIBS)
+	$(call say,LINK)
+	$(Q)$(CC) $(ALL_CFLAGS) $(filter-out -static-pie,$(VARIANT_LDFLAGS)) -pie $(LDFLAGS) -o $@ $^ $(SLIRP_LIBS)
 
 $(OUT)/src/helper/slirp.o: CPPFLAGS += $(SLIRP_CFLAGS)
 
 $(LIB): $(LIB_OBJS)
-	rm -f $@
-	$(AR) rcs $@ $^
+	$(call say,AR)
+	$(Q)rm -f $@
+	$(Q)$(AR) rcs $@ $^
 
 $(OUT)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+	$(call say,CC)
+	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
 $(OUT)/test/%: $(OUT)/src/%.o $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(VARIANT_LDFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(call say,LINK)
+	$(Q)$(CC) $(ALL_CFLAGS) $(VARIANT_LDFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $(OUT)/fuzz/%: $(OUT)/fuzz/%.o $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(VARIANT_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+	$(call say,LINK)
+	$(Q)$(CC) $(ALL_CFLAGS) $(VARIANT_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
 tests: $(TESTS)
 fuzzers: $(FUZZERS)
 
-unit: tests
+unit: tests $(BIN)/hull-slirp
 	prove -j $(or $(NPROC),2) $(TESTS)
 
 # Each fuzzer over its corpus (fuzz/corpus/<name>/) and no further. fuzz-<name>: for FUZZ_SECONDS.
@@ -152,7 +164,8 @@ docs: $(OUT)/devices
 	$(OUT)/devices >docs/devices.md
 
 $(OUT)/devices: $(OUT)/tool/devices.o $(LIB)
-	$(CC) $(ALL_CFLAGS) $(VARIANT_LDFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(call say,LINK)
+	$(Q)$(CC) $(ALL_CFLAGS) $(VARIANT_LDFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # For tool/check: make print-TESTS
 print-%:
