@@ -6,14 +6,14 @@
  *
  *     0 port n {value}       write a known port            1 port n           read it
  *     2 fn reg {value}       write configuration space     3 fn reg           read it
- *     4 fn bar off {value}   write inside a BAR            5 fn bar off       read it
+ *     4 n fn bar part off {value}   write inside a BAR     5 n fn bar part off   read it
  *     6 fn features size     a driver starts: negotiate, place queues, DRIVER_OK
  *     7 fn queue n ...       it makes a chain of n buffers available, and notifies
  *     8 fn queue off n bytes write into the area of a queue
  *     9 what                 loops turn; power button; power-on
  *     a addr value           a wild access to port or memory
  *     b port n count         a string instruction
- *     c fn vector            set up MSI-X
+ *     c fn vector control    set up MSI-X
  *
  * Checked: nothing crashes or lasts; a power-on gives the same state, whatever the guest did, with
  * no interrupt line up and no ioeventfd left.
@@ -49,13 +49,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define QUEUE_BYTES  (32 * KIB)
 #define AREA_DRIVER  0x1000u
 #define AREA_DEVICE  0x2000u
+#define AREA_TABLE   0x3000u
 #define AREA_BUFFERS 0x4000u
 
 /* virtio 1.2, 2.7.5 and 2.8.1 */
-#define DESC_NEXT  1u
-#define DESC_WRITE 2u
-#define DESC_AVAIL (1u << 7)
-#define DESC_USED  (1u << 15)
+#define DESC_NEXT     1u
+#define DESC_WRITE    2u
+#define DESC_INDIRECT 4u
+#define DESC_AVAIL    (1u << 7)
+#define DESC_USED     (1u << 15)
 
 /* --- input --- */
 
@@ -87,10 +89,15 @@ static void check(bool good)
 
 /* --- a network that sends back what it gets --- */
 
-#define PACKETS 4
+#define PACKETS       4
+#define MIRROR_QUEUES 2
 
 struct mirror {
     struct net_backend net;
+    void (*rx_ready)(void *ctx, unsigned queue);
+    void (*tx_ready)(void *ctx, unsigned queue);
+    void *ctx;
+    bool rx_watched[MIRROR_QUEUES], tx_watched[MIRROR_QUEUES];
     unsigned count;
     size_t len[PACKETS];
     uint8_t bytes[PACKETS][2048];
@@ -100,13 +107,22 @@ static int mirror_attach(struct net_backend *net, unsigned queue, struct loop *l
                          void (*rx_ready)(void *ctx, unsigned queue),
                          void (*tx_ready)(void *ctx, unsigned queue), void *ctx)
 {
-    (void)net, (void)queue, (void)loop, (void)rx_ready, (void)tx_ready, (void)ctx;
+    struct mirror *mirror = CONTAINER_OF(net, struct mirror, net);
+
+    (void)queue, (void)loop;
+    mirror->rx_ready = rx_ready;
+    mirror->tx_ready = tx_ready;
+    mirror->ctx = ctx;
     return 0;
 }
 
 static void mirror_watch(struct net_backend *net, unsigned queue, bool rx, bool tx)
 {
-    (void)net, (void)queue, (void)rx, (void)tx;
+    struct mirror *mirror = CONTAINER_OF(net, struct mirror, net);
+
+    check(queue < MIRROR_QUEUES);
+    mirror->rx_watched[queue] = rx;
+    mirror->tx_watched[queue] = tx;
 }
 
 static ssize_t mirror_send(struct net_backend *net, unsigned queue, const struct iovec *iov,
@@ -159,6 +175,19 @@ static void mirror_close(struct net_backend *net)
     (void)net;
 }
 
+static struct mirror mirror_net;
+
+/* What its loop would see. */
+static void mirror_turn(void)
+{
+    for (unsigned i = 0; i < MIRROR_QUEUES; i++) {
+        if (mirror_net.rx_watched[i] && mirror_net.count > 0)
+            mirror_net.rx_ready(mirror_net.ctx, i);
+        if (mirror_net.tx_watched[i] && mirror_net.count < PACKETS)
+            mirror_net.tx_ready(mirror_net.ctx, i);
+    }
+}
+
 /* In place of the one in net/tap.c, which the linker then leaves out. */
 int net_tap_open(struct net_backend **net, const struct net_tap_options *options, struct err *err)
 {
@@ -172,13 +201,14 @@ int net_tap_open(struct net_backend **net, const struct net_tap_options *options
         .set_queue_pairs = mirror_set,
         .close = mirror_close,
     };
-    static struct mirror mirror = {
-        .net = {.ops = &ops, .offloads_rx = 0x7f, .offloads_tx = 0x7f, .link_up = true}
-    };
 
     (void)err;
-    mirror.net.queue_pairs = options->queue_pairs;
-    *net = &mirror.net;
+    mirror_net.net = (struct net_backend){.ops = &ops,
+                                          .queue_pairs = options->queue_pairs,
+                                          .offloads_rx = 0x7f,
+                                          .offloads_tx = 0x7f,
+                                          .link_up = true};
+    *net = &mirror_net.net;
     return 0;
 }
 
@@ -246,6 +276,7 @@ static void turn_all(unsigned times)
         turn(loop);
         for (unsigned i = 0; i < board.io.count; i++)
             turn(board.io.threads[i].loop);
+        mirror_turn();
     }
 }
 
@@ -287,6 +318,7 @@ static void power_on(void)
             usleep(1000);
     }
     check(board_power_on(&board, &err) == 0);
+    mirror_net.count = 0;
     memset(queues, 0, sizeof(queues));
     memset(packed, 0, sizeof(packed));
 }
@@ -496,10 +528,13 @@ static void access_bar(bool write)
     unsigned index, size = next_size();
     const struct pci_function *fn = next_fn(&index);
     const struct bus_range *range = &fn->bars[next_byte() % PCI_BAR_COUNT].range;
-    uint64_t offset = next_value(2);
+    uint8_t part = next_byte();
+    uint64_t offset = next_byte();
 
     if (!range->mapped)
         return;
+    /* A part (virtio's structures lie 4 KiB apart), and mostly its beginning. */
+    offset += part < 0x80 ? (part & 3) * 0x1000u : part * 0x80u;
     if (range->space == BUS_PIO && size == 8)
         size = 4;
     if (write)
@@ -558,6 +593,9 @@ static void driver_start(void)
 
     common_write(fn, 0x14, 0, 1);
     turn_all(2);
+    /* Decoding and, mostly, bus mastering: without it no message goes out. */
+    bus_write(bus, BUS_MMIO, LAYOUT_ECAM_BASE + ((uint64_t)fn->devfn << 12) + 4,
+              choice & 0x10 ? 0x3 : 0x7, 2);
     for (unsigned half = 0; half < 2; half++) {
         common_write(fn, 0x00, half, 4);
         features |= (common_read(fn, 0x04, 4) & 0xffffffff) << (32 * half);
@@ -587,8 +625,14 @@ static void driver_start(void)
 struct buffer {
     uint64_t gpa;
     uint32_t len;
-    bool write, last;
+    bool write, last, indirect;
 };
+
+static uint16_t buffer_flags(const struct buffer *buffer)
+{
+    return (uint16_t)((buffer->write ? DESC_WRITE : 0) | (buffer->last ? 0 : DESC_NEXT) |
+                      (buffer->indirect ? DESC_INDIRECT : 0));
+}
 
 static uint16_t put_split(uint8_t *ring, struct queue *q, const struct buffer *buffer)
 {
@@ -597,7 +641,7 @@ static uint16_t put_split(uint8_t *ring, struct queue *q, const struct buffer *b
 
     store_le64(desc, buffer->gpa);
     store_le32(desc + 8, buffer->len);
-    store_le16(desc + 12, (buffer->write ? DESC_WRITE : 0) | (buffer->last ? 0 : DESC_NEXT));
+    store_le16(desc + 12, buffer_flags(buffer));
     store_le16(desc + 14, q->next % q->size);
     return at;
 }
@@ -605,12 +649,11 @@ static uint16_t put_split(uint8_t *ring, struct queue *q, const struct buffer *b
 static void put_packed(uint8_t *ring, struct queue *q, const struct buffer *buffer)
 {
     uint8_t *desc = ring + 16 * q->next;
-    unsigned flags = (buffer->write ? DESC_WRITE : 0) | (buffer->last ? 0 : DESC_NEXT);
 
     store_le64(desc, buffer->gpa);
     store_le32(desc + 8, buffer->len);
     store_le16(desc + 12, q->next);
-    store_le16(desc + 14, (uint16_t)(flags | (q->wrap ? DESC_AVAIL : DESC_USED)));
+    store_le16(desc + 14, (uint16_t)(buffer_flags(buffer) | (q->wrap ? DESC_AVAIL : DESC_USED)));
     if (++q->next == q->size) {
         q->next = 0;
         q->wrap = !q->wrap;
@@ -643,32 +686,49 @@ static void driver_notify(const struct pci_function *fn, unsigned q)
         guest_write(BUS_MMIO, registers(fn)->base + 0x3000 + 4 * q, q, 2);
 }
 
+/* One descriptor, or the first of a chain; *head: its place in a split ring. */
+static void put(unsigned index, uint8_t *ring, struct queue *q, const struct buffer *buffer,
+                bool first, uint16_t *head)
+{
+    if (packed[index]) {
+        put_packed(ring, q, buffer);
+        return;
+    }
+    uint16_t at = put_split(ring, q, buffer);
+    if (first)
+        *head = at;
+}
+
 static void driver_request(void)
 {
     unsigned index;
     const struct pci_function *fn = next_fn(&index);
     unsigned number = next_byte() % QUEUES_MAX;
-    struct queue *q = &queues[index][number];
+    struct queue *q = &queues[index][number], table = {.size = 8, .wrap = true};
     uint8_t count = next_byte();
     uint64_t base = area(index, number);
+    bool indirect = count & 0x20;
+    unsigned n = 1 + count % 4;
+    uint16_t head = 0, unused;
 
     if (q->size == 0)
         return;
     uint8_t *ring = mem_ptr(board.mem, GPA(base), QUEUE_BYTES, MEM_WRITE);
     /* What the device looks at first: a request's header, a packet's, a command. */
     store_le32(ring + AREA_BUFFERS, next_byte());
-    store_le32(ring + AREA_BUFFERS + 4, (uint32_t)next_value(1));
-    store_le64(ring + AREA_BUFFERS + 8, next_value(1));
-    uint16_t head = 0;
-    for (unsigned i = 0, n = 1 + count % 4; i < n; i++) {
+    ring[AREA_BUFFERS + 1] = next_byte();
+    store_le64(ring + AREA_BUFFERS + 8, next_byte());
+    for (unsigned i = 0; i < n; i++) {
         const struct buffer buffer = next_buffer(base, i, i + 1 == n);
-        if (packed[index])
-            put_packed(ring, q, &buffer);
-        else if (i == 0)
-            head = put_split(ring, q, &buffer);
+        if (indirect)
+            put(index, ring + AREA_TABLE, &table, &buffer, false, &unused);
         else
-            put_split(ring, q, &buffer);
+            put(index, ring, q, &buffer, i == 0, &head);
     }
+    const struct buffer whole = {
+        .gpa = base + AREA_TABLE, .len = 16 * n, .last = true, .indirect = true};
+    if (indirect)
+        put(index, ring, q, &whole, true, &head);
     if (!packed[index]) {
         store_le16(ring + AREA_DRIVER + 4 + 2 * (q->avail % q->size), head);
         store_le16(ring + AREA_DRIVER + 2, ++q->avail);
@@ -695,17 +755,17 @@ static void driver_msix(void)
 {
     unsigned index;
     const struct pci_function *fn = next_fn(&index);
-    uint8_t choice = next_byte();
+    uint8_t vector = next_byte(), control = next_byte();
     const struct bus_range *table = &fn->bars[1].range;
 
     if (!fn->msix_cap || !table->mapped)
         return;
-    uint64_t entry = table->base + 16u * (choice % fn->msix_vectors);
+    uint64_t entry = table->base + 16u * (vector % fn->msix_vectors);
     bus_write(bus, BUS_MMIO, entry, 0xfee00000u, 4);
-    bus_write(bus, BUS_MMIO, entry + 8, choice, 4);
-    bus_write(bus, BUS_MMIO, entry + 12, choice >> 7, 4);
+    bus_write(bus, BUS_MMIO, entry + 8, vector, 4);
+    bus_write(bus, BUS_MMIO, entry + 12, control >> 1 & 1, 4);
     bus_write(bus, BUS_MMIO, LAYOUT_ECAM_BASE + ((uint64_t)fn->devfn << 12) + fn->msix_cap + 2,
-              next_byte() & 1 ? 0x8000 : 0, 2);
+              (control & 1 ? 0 : 0x8000) | (control & 4 ? 0x4000 : 0), 2);
     fake_irqfd_poll(engine);
 }
 

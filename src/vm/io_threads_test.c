@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/err.h"
 #include "base/tap.h"
@@ -44,8 +45,14 @@ static void test_sharing(void)
     ok(apart, "the others share evenly");
 
     is_int(io_threads_start(&io, &err), 0, "started");
-    for (unsigned i = 0; i < DEVICES; i++)
-        loop_call(loops[i], note_thread, &thread_seen[i]);
+    for (unsigned i = 0; i < DEVICES; i++) {
+        /* Until its thread has come to serve it, a loop calls on ours. */
+        unsigned tries = 0;
+        do {
+            loop_call(loops[i], note_thread, &thread_seen[i]);
+        } while (pthread_equal(thread_seen[i], pthread_self()) && tries++ < 5000 &&
+                 usleep(1000) == 0);
+    }
     bool served = true;
     for (unsigned i = 0; i < DEVICES; i++) {
         for (unsigned j = 0; j < IO_THREADS_MAX; j++) {

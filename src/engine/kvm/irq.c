@@ -51,15 +51,24 @@ static uint32_t ioapic_pin(uint32_t isa)
     return isa == 0 ? 2 : isa;
 }
 
+/*
+ * The kernel tells whoever waits for the end of an interrupt by the last GSI in the table that has
+ * the pin. The interval timer waits for that of GSI 0 before it raises the next, so the copies come
+ * first.
+ */
 static void add_lines(struct kvm_irq_routing *table)
 {
     for (uint32_t i = 0; i < PIC_PINS; i++) {
         if (i == PIC_CASCADE)
             continue;
-        add_pic_pin(table, i, i);
-        add_pin(table, i, KVM_IRQCHIP_IOAPIC, ioapic_pin(i));
         add_pic_pin(table, GSI_PIC + i, i);
         add_pin(table, GSI_IOAPIC_ONLY + i, KVM_IRQCHIP_IOAPIC, ioapic_pin(i));
+    }
+    for (uint32_t i = 0; i < PIC_PINS; i++) {
+        if (i == PIC_CASCADE)
+            continue;
+        add_pic_pin(table, i, i);
+        add_pin(table, i, KVM_IRQCHIP_IOAPIC, ioapic_pin(i));
     }
     for (uint32_t i = PIC_PINS; i < GSI_IOAPIC_END; i++)
         add_pin(table, i, KVM_IRQCHIP_IOAPIC, i);

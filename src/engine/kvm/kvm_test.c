@@ -557,6 +557,32 @@ static bool wait_marks(struct machine *m, int want)
     return __atomic_load_n(&m->marks, __ATOMIC_SEQ_CST) == want;
 }
 
+/* 1,000 interrupts a second from the interval timer by way of the PIC; each marks. */
+STUB(stub_timer, "xorw %ax, %ax; movw %ax, %ds\n"
+                 "movw $0x1100, 0x80; movw $0, 0x82\n"
+                 "movb $0x11, %al; outb %al, $0x20; movb $0x20, %al; outb %al, $0x21\n"
+                 "movb $4, %al; outb %al, $0x21; movb $1, %al; outb %al, $0x21\n"
+                 "movb $0xfe, %al; outb %al, $0x21\n"
+                 "movb $0x34, %al; outb %al, $0x43; movb $0xa9, %al; outb %al, $0x40\n"
+                 "movb $4, %al; outb %al, $0x40\n"
+                 "sti; 1: hlt; jmp 1b\n"
+                 ".org stub_timer + 0x100\n"
+                 "outb %al, $0x98; movb $0x20, %al; outb %al, $0x20; iretw");
+
+static void test_timer(void)
+{
+    struct machine *m = machine_new(1);
+    LOAD(m, stub_timer, 0);
+    struct runner r;
+    runner_start(&r, m->cpu[0]);
+    struct timespec pause = {.tv_nsec = NS_PER_MS};
+    for (int i = 0; i < 5000 && __atomic_load_n(&m->marks, __ATOMIC_SEQ_CST) < 20; i++)
+        nanosleep(&pause, NULL);
+    ok(__atomic_load_n(&m->marks, __ATOMIC_SEQ_CST) >= 20, "the interval timer goes on and on");
+    runner_stop(&r);
+    machine_free(m);
+}
+
 static void test_messages(void)
 {
     struct machine *m = machine_new(1);
@@ -781,6 +807,7 @@ int main(void)
     test_lines();
     test_ioeventfd();
     test_messages();
+    test_timer();
     test_smp();
     test_kick();
     return tap_done();
