@@ -190,18 +190,30 @@ static int load_file(const struct boot_params *params, struct boot_file *file,
 }
 
 /*
- * Where a BIOS says that memory below 640 KiB ends. Xen puts its trampoline there, by these words
- * rather than by the memory map, and into nowhere if they are zero.
+ * What is there of a BIOS, for kernels that begin in its world. Xen puts its trampoline where these
+ * words, rather than the memory map, say that low memory ends, and calls the BIOS from there: each
+ * call fails, by the carry flag.
  */
 static int write_bios_data(struct mem *mem, struct err *err)
 {
-    uint8_t bda[256] = {0};
+    static const uint8_t handler[] = {
+        0x55,                   /* push %bp */
+        0x89, 0xe5,             /* mov %sp, %bp */
+        0x80, 0x4e, 0x06, 0x01, /* orb $1, 6(%bp): CF of the caller's flags */
+        0x5d,                   /* pop %bp */
+        0xcf,                   /* iret */
+    };
+    uint8_t ivt[256 * 4], bda[256] = {0};
     const uint8_t ebda[EBDA_KIB * KIB] = {EBDA_KIB};
 
+    for (unsigned i = 0; i < 256; i++)
+        store_le32(ivt + 4 * i, 0xf000u << 16 | (LAYOUT_BIOS_INT & 0xffff));
     store_le16(bda + BDA_EBDA_SEGMENT, LAYOUT_EBDA >> 4);
     store_le16(bda + BDA_BASE_KIB, LAYOUT_EBDA / KIB);
-    if (mem_write(mem, GPA(LAYOUT_BDA), bda, sizeof(bda)) < 0 ||
-        mem_write(mem, GPA(LAYOUT_EBDA), ebda, sizeof(ebda)) < 0)
+    if (mem_write(mem, GPA(LAYOUT_IVT), ivt, sizeof(ivt)) < 0 ||
+        mem_write(mem, GPA(LAYOUT_BDA), bda, sizeof(bda)) < 0 ||
+        mem_write(mem, GPA(LAYOUT_EBDA), ebda, sizeof(ebda)) < 0 ||
+        mem_write(mem, GPA(LAYOUT_BIOS_INT), handler, sizeof(handler)) < 0)
         return err_set(err, EFAULT, "no RAM at the bottom of memory");
     return 0;
 }

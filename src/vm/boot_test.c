@@ -101,6 +101,8 @@ static void test_protocols(void)
     is_int(guest32(&f, 0x40e) & 0xffff, 0x9fc0, "the BIOS data area tells where the EBDA is");
     is_int(guest32(&f, 0x413) & 0xffff, 639, "and the KiB of memory below it");
     is_int(guest32(&f, 0x9fc00) & 0xff, 1, "the EBDA its size");
+    is_int(guest32(&f, 4 * 0x13), 0xf000ff53, "BIOS calls are answered");
+    ok(guest_has(&f, 0xfff53, "\x55\x89\xe5\x80\x4e\x06\x01\x5d\xcf", 9), "by failing");
     is_int(load_bytes(&f, CONFIG_BOOT_MULTIBOOT2, bytes, image.len), 0, "Multiboot2 on demand");
     is_str(f.result.protocol, "Multiboot2", "it is that");
     is_int(load_bytes(&f, CONFIG_BOOT_MULTIBOOT, bytes, image.len), 0, "Multiboot on demand");

@@ -44,6 +44,7 @@
 #define LAYOUT_GSI_SCI       9u
 
 /* Direct kernel boot: what the VMM writes below 1 MiB. */
+#define LAYOUT_IVT             0ULL     /* real mode's interrupt vectors, 1 KiB */
 #define LAYOUT_BDA             0x400ULL /* BIOS data area, 256 bytes */
 #define LAYOUT_BOOT_GDT        0x500ULL
 #define LAYOUT_BOOT_PARAMS     0x7000ULL /* bzImage zero page */
@@ -54,6 +55,7 @@
 #define LAYOUT_EBDA            0x9fc00ULL
 #define LAYOUT_BIOS_AREA       0xe0000ULL /* ACPI and SMBIOS tables: 128 KiB */
 #define LAYOUT_BIOS_AREA_LEN   0x20000ULL
+#define LAYOUT_BIOS_INT        0xfff53ULL /* all BIOS calls; F000:FF53, a PC's dummy handler */
 #define LAYOUT_KERNEL_MIN      0x100000ULL
 
 #endif
