@@ -146,7 +146,7 @@ e2e: all
 	@tool/check e2e
 
 bench: all
-	@tool/deps bench
+	@tool/deps run
 	@bench/run $(ARGS)
 
 install: all

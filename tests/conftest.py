@@ -63,6 +63,11 @@ def hosts():
     running = {}
 
     def get(name):
+        if name in running and not running[name].answers():
+            # The test before this one has failed of it. An emulated processor may have bugs too.
+            print(f"\n{name} does not answer and is started again: {running[name].diagnosis()}",
+                  file=sys.stderr)
+            running.pop(name).stop()
         if name not in running:
             if name == "local":
                 running[name] = testbed.Local(BUILD)

@@ -28,7 +28,7 @@ SUITE = "bookworm"
 DEBIAN_PACKAGES = ("sysvinit-core", "iproute2", "iputils-ping", "isc-dhcp-client", "curl",
                    "ca-certificates", "kmod", "procps", "e2fsprogs", "udev", "nano")
 DEBIAN_SIZE = "2G"
-DEBIAN_VERSION = 4
+DEBIAN_VERSION = 5
 
 PACKAGES = {
     "cloud": "linux-image-cloud-amd64",

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+import machine
 from machine import FAILURE, TRIPLE_FAULT, complaints
 
 KERNELS = ("cloud", "standard", "rt")
@@ -34,19 +35,22 @@ def baseline(starter, kind, cpus):
         if starter.host.run("command -v qemu-system-x86_64").status != 0:
             pytest.skip("no QEMU on the host to compare with")
         run = starter.boot(REPORT, kind=kind, cpus=cpus, image="vmlinux", vmm="qemu",
-                           memory="512M").good()
+                           memory="512M", timeout=240).good()
         _baselines[key] = complaints(dmesg_of(run))
     return _baselines[key]
 
 
+# One group a kernel and number of CPUs: they share what they are compared with.
 @pytest.mark.parametrize("image", ["vmlinuz", "vmlinux"])
-@pytest.mark.parametrize("cpus", [1, 4])
-@pytest.mark.parametrize("kind", KERNELS)
+@pytest.mark.parametrize("kind, cpus", [
+    pytest.param(kind, cpus, marks=pytest.mark.xdist_group(f"{kind}-{cpus}"))
+    for kind in KERNELS for cpus in (1, 4)])
 def test_kernel(hull, kind, cpus, image):
     run = hull.boot(REPORT, kind=kind, cpus=cpus, image=image, memory="512M").good()
     assert run.value("cpus") == str(cpus)
     assert 400 << 10 < int(run.value("memory")) <= 512 << 10
-    assert run.value("clock") == "kvm-clock"
+    # The latter where the processor's counter never stops or changes its rate.
+    assert run.value("clock") in ("kvm-clock", "tsc")
     log = dmesg_of(run)
     known = baseline(hull, kind, cpus)
     new = [line for line in complaints(log) if line not in known]
@@ -59,7 +63,9 @@ def test_kernel_finds_the_machine(hull):
         dmesg
         echo host-bridge=$(cat /sys/bus/pci/devices/0000:00:00.0/vendor)
         echo lpc=$(cat /sys/bus/pci/devices/0000:00:1f.0/class)
-        for table in APIC DSDT FACP MCFG; do [ -e /sys/firmware/acpi/tables/$table ] && echo acpi-$table=yes; done
+        for table in APIC DSDT FACP MCFG; do
+            [ -e /sys/firmware/acpi/tables/$table ] && echo acpi-$table=yes
+        done
         echo vendor=$(cat /sys/class/dmi/id/sys_vendor)
         echo product=$(cat /sys/class/dmi/id/product_name)
         echo rtc=$(cat /sys/class/rtc/rtc0/name)
@@ -96,7 +102,7 @@ def test_memory(hull, memory, kib):
         dd if=/dev/urandom of=/mnt/a bs=1M count=24 2>/dev/null
         [ "$(md5sum </mnt/a)" = "$(dd if=/mnt/a bs=64k 2>/dev/null | md5sum)" ] && echo read=same
         """, memory=memory, timeout=120).good()
-    assert kib * 0.80 < int(run.value("memory")) <= kib
+    assert kib * 0.60 < int(run.value("memory")) <= kib
     assert run.value("read") == "same"
     ram = sum(int(end, 16) - int(start, 16) + 1
               for start, end in re.findall(r"^([0-9a-f]+)-([0-9a-f]+) : System RAM", run.text,
@@ -124,9 +130,9 @@ def test_cpus(hull, cpus):
 @pytest.mark.parametrize("image", ["xen", "xen.gz"])
 def test_xen_asks_for_its_dom0(hull, protocol, image):
     """Xen starts, speaks on COM1, and misses the kernel of its first domain."""
-    session = hull.spawn(["hull", "run", "--memory", "1G", "--net", "none", "--kernel",
-                          f"{hull.host.guests}/xen/{image}", "--boot", protocol, "--append",
-                          "console=com1 com1=115200,8n1 loglvl=all noreboot"])
+    session = hull.spawn(["hull", "run", "--engine", "kvm", "--memory", "1G", "--net", "none",
+                          "--kernel", f"{hull.host.guests}/xen/{image}", "--boot", protocol,
+                          "--append", "console=com1 com1=115200,8n1 loglvl=all noreboot"])
     session.expect(r"Xen version 4\.\d+", 60)
     session.expect(r"(?i)dom(ain )?0 kernel|could not (set up|construct) dom|no dom0|dom0.*module",
                    60)
@@ -134,48 +140,51 @@ def test_xen_asks_for_its_dom0(hull, protocol, image):
 
 def test_xen_starts_its_dom0(hull):
     """With modules Xen gets as far as handing control to the kernel that it was given."""
-    session = hull.spawn(["hull", "run", "--memory", "2G", "--net", "none", "--kernel",
-                          f"{hull.host.guests}/xen/xen", "--boot", "multiboot2", "--append",
-                          "console=com1 com1=115200,8n1 loglvl=all noreboot dom0_mem=1G",
-                          "--module", f"{hull.host.guests}/cloud/vmlinuz,args=console=hvc0",
-                          "--module", f"{hull.host.guests}/cloud/initrd.cpio"])
-    session.expect(r"Xen version 4\.\d+", 60)
-    session.expect(r"(?i)(PHYSICAL MEMORY ARRANGEMENT|Loading d0|Dom0 has maximum)", 90)
+    # Xen gives the timer ten ticks of wall time to show up: on a busy machine the testbed may not
+    # get as much. Nothing else is tried twice.
+    for _ in range(3):
+        session = hull.spawn(["hull", "run", "--engine", "kvm", "--memory", "2G", "--net", "none",
+                              "--kernel", f"{hull.host.guests}/xen/xen", "--boot", "multiboot2",
+                              "--append", "console=com1 com1=115200,8n1 loglvl=all noreboot "
+                                          "dom0_mem=1G",
+                              "--module", f"{hull.host.guests}/cloud/vmlinuz,args=console=hvc0",
+                              "--module", f"{hull.host.guests}/cloud/initrd.cpio"])
+        session.expect(r"Xen version 4\.\d+", 60)
+        found = session.expect(r"VIRTUAL MEMORY ARRANGEMENT|IO-APIC \+ timer doesn't work", 90)
+        if found.group().startswith(b"VIRTUAL"):
+            session.expect("Dom0 has maximum", 60)
+            return
+        session.close()
+    pytest.fail("Xen's timer check fails each time")
 
 
 @pytest.mark.parametrize("protocol", ["multiboot", "pvh", "auto"])
 def test_bare_kernel(hull, protocol):
     """A kernel of a few instructions: its output, and the status that it asked for."""
-    stub = _stub(hull, "exit-port")
-    result = hull.host.run(["hull", "run", "--net", "none", "--memory", "16M", "--kernel", stub,
-                            "--boot", protocol, "--exit-port"], timeout=30)
+    result = _run_stub(hull, "exit-port", "--boot", protocol, "--exit-port")
     assert result.status == (0x2a << 1) | 1, result.text
     assert result.out == "!\n"
 
 
 def test_exit_port_is_off_unless_asked_for(hull):
-    result = hull.host.run(["hull", "run", "--net", "none", "--memory", "16M", "--kernel",
-                            _stub(hull, "exit-port")], timeout=30)
+    result = _run_stub(hull, "exit-port")
     assert result.status == TRIPLE_FAULT, result.text
 
 
 def test_triple_fault(hull):
-    result = hull.host.run(["hull", "run", "--net", "none", "--memory", "16M", "--kernel",
-                            _stub(hull, "triple-fault")], timeout=30)
+    result = _run_stub(hull, "triple-fault")
     assert result.status == TRIPLE_FAULT, result.text
     assert result.out == "!\n"
     assert "triple" in result.err
 
 
 def test_engine_failure_shows_registers_and_code(hull):
-    result = hull.host.run(["hull", "run", "--net", "none", "--memory", "16M", "--kernel",
-                            _stub(hull, "cpu-error")], timeout=30)
+    result = _run_stub(hull, "cpu-error")
     assert result.status == FAILURE, result.text
     assert re.search(r"(?i)rip\W+(0x)?0*d0000000", result.err), result.err
 
 
-def _stub(starter, name):
-    if starter.host.name == "testbed":
-        return f"/stubs/{name}"
-    import machine
-    return machine.stub_image(name)
+def _run_stub(starter, name, *options):
+    stub = f"/stubs/{name}" if starter.host.name == "testbed" else machine.stub_image(name)
+    return starter.host.run(["hull", "run", "--engine", "kvm", "--net", "none", "--memory", "16M",
+                             "--kernel", stub, *options], timeout=30)

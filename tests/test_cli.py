@@ -4,9 +4,11 @@ in files; what hull says about itself and the host."""
 
 import json
 import re
+import signal
 
 import pytest
 
+import machine
 from machine import ERROR, USAGE, POWEROFF
 
 # Files that the table below names.
@@ -150,15 +152,15 @@ def test_config_round_trip(bed, places):
                "file:{work}/console --rng off --exit-port --debugcon --on-reboot exit --on-panic "
                "continue --on-triple-fault restart").format(**places)
     first = bed.run(f"hull run {options} --print-config").check().out
-    machine = json.loads(first)
-    assert machine["cpus"] == 3
+    described = json.loads(first)
+    assert described["cpus"] == 3
     bed.put(f"{work}/machine.json", first)
     second = bed.run(f"hull run --config {work}/machine.json --print-config").check().out
     assert first == second
     third = json.loads(bed.run(f"hull run --config {work}/machine.json --cpus 5 --print-config"
                                ).check().out)
     assert third["cpus"] == 5
-    assert {**third, "cpus": 3} == machine
+    assert {**third, "cpus": 3} == described
 
 
 def test_machine_from_file(bed_hull):
@@ -187,6 +189,10 @@ def test_host_for_someone_without_rights(bed):
 
 def test_log(bed_hull):
     path = f"{bed_hull.host.work}/log"
-    bed_hull.boot("true", "--log", f"debug,file={path}").good()
-    log = bed_hull.host.get(path).decode()
-    assert log.strip()
+    session = bed_hull.start("echo READY; sleep 100", "--log", f"info,file={path}")
+    session.expect("READY", 60)
+    session.signal(signal.SIGUSR1)
+    session.signal(signal.SIGTERM)
+    assert session.wait(20) == machine.SIGTERMED
+    assert "power button" in bed_hull.host.get(path).decode()
+    assert "power button" not in session.error_output

@@ -42,7 +42,7 @@ def test_synced_data_survives_kills(bed_hull):
     disk, mount = f"{bed.work}/disk", f"{bed.work}/mnt"
     seed = int(os.environ.get("HULL_SEED") or time.time())
     moment = random.Random(seed)
-    bed.run(f"truncate -s 512M {disk}; mke2fs -q -t ext4 -F {disk}; mkdir {mount}").check()
+    bed.run(f"truncate -s 512M {disk}; /sbin/mke2fs -q -t ext4 -F {disk}; mkdir {mount}").check()
     promised = {"0": 0, "1": 0}
     for kill in range(KILLS):
         session = hull.start(WRITERS, "--disk", disk, cpus=2, append="loglevel=1")

@@ -103,9 +103,9 @@ def test_forward(bed_hull):
         """, net="user,forward=tcp:127.0.0.1:2280-:80,forward=tcp:127.0.0.1:2281-:81")
     session.expect("READY", 60)
     for _ in range(2):
-        result = hull.host.run("wget -q -T 10 -O - http://127.0.0.1:2280/", timeout=30).check()
+        result = hull.host.run("timeout 10 wget -q -O - http://127.0.0.1:2280/", timeout=30).check()
         assert result.out == "from the guest\n"
-    assert hull.host.run("wget -q -T 5 -O - http://127.0.0.1:2281/", timeout=30).status != 0
+    assert hull.host.run("timeout 5 wget -q -O - http://127.0.0.1:2281/", timeout=30).status != 0
 
 
 def test_forward_to_a_port_in_use(bed_hull):
@@ -124,7 +124,7 @@ def test_restricted(bed_hull, server):
     port, _, _ = server
     run = bed_hull.boot(f"""
         net-up
-        wget -q -T 5 -O /dev/null http://10.0.2.2:{port}/file && echo out=yes || echo out=no
+        timeout 5 wget -q -O /dev/null http://10.0.2.2:{port}/file && echo out=yes || echo out=no
         """, net="user,restricted").good()
     assert run.value("out") == "no"
 

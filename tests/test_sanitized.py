@@ -26,7 +26,7 @@ if [ "$(dd if=/dev/vda bs=5 count=1 2>/dev/null)" != again ]; then
 fi
 dd if=/dev/vda of=/dev/null bs=256k count=16 iflag=direct 2>/dev/null
 dd if=/dev/hwrng of=/dev/null bs=64 count=4 2>/dev/null
-wget -q -T 5 -O /dev/null http://10.0.2.2:1/
+timeout 5 wget -q -O /dev/null http://10.0.2.2:1/
 seq 1 200
 """
 

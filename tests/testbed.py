@@ -12,6 +12,7 @@ Local     this machine, with the same methods
 """
 
 import contextlib
+import ctypes
 import hashlib
 import io
 import os
@@ -35,6 +36,7 @@ TOP = os.path.dirname(HERE)
 AGENT_PORT = 7
 # The address of this machine as the testbed sees it.
 OUTER_HOST = "10.0.3.2"
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 HOST_MODULES = ("virtio_pci", "virtio_net", "virtio_blk", "virtio-rng", "kvm-amd", "kvm-intel",
                 "vhost_net", "macvtap", "bridge", "veth", "loop", "null_blk", "brd", "overlay",
@@ -47,6 +49,16 @@ QEMU_DATA = ("/usr/share/seabios", "/usr/share/qemu", "/usr/lib/ipxe/qemu")
 QEMU_FILES = ("bios-256k.bin", "bios.bin", "bios-microvm.bin", "qboot.rom", "kvmvapic.bin",
               "linuxboot.bin", "linuxboot_dma.bin", "multiboot.bin", "multiboot_dma.bin", "pvh.bin",
               "vgabios-stdvga.bin", "efi-virtio.rom")
+
+
+# Time limits are for an idle machine of today; on a slower or busier one, as the start of a testbed
+# shows, they are stretched.
+BOOT_SECONDS_USUAL = 6
+_patience = [float(os.environ.get("HULL_PATIENCE") or 1)]
+
+
+def _stretch(timeout):
+    return None if timeout is None else timeout * _patience[0]
 
 
 class TestbedError(Exception):
@@ -136,6 +148,7 @@ class Session:
         return self._ended
 
     def wait_ended(self, timeout):
+        """Wait for the end for at most so long; has it come?"""
         with self._changed:
             return self._changed.wait_for(lambda: self._ended, timeout)
 
@@ -185,6 +198,7 @@ class Session:
         the match."""
         expression = re.compile(pattern.encode() if isinstance(pattern, str) else pattern,
                                 re.MULTILINE)
+        timeout = _stretch(timeout)
         limit = time.monotonic() + timeout
         with self._changed:
             while True:
@@ -202,6 +216,7 @@ class Session:
 
     def wait(self, timeout=30):
         """Wait for the end; the status."""
+        timeout = _stretch(timeout)
         with self._changed:
             if not self._changed.wait_for(lambda: self._ended, timeout):
                 raise Timeout(f"not ended within {timeout} s: {self._tail()}")
@@ -256,6 +271,9 @@ class Host:
 
     def stop(self):
         """Nothing to stop by default."""
+
+    def answers(self):
+        return True
 
     def put(self, path, data):
         """A file with these bytes (or this text)."""
@@ -314,16 +332,19 @@ class Local(Host):
 
 
 class Testbed(Host):
-    """memory: of the testbed. programs: (files here) that stand in /bin there, with their
-    libraries; more_programs: the same as pairs of (path there, program here). files: pairs of (path there, path here). disks: pairs of (name, file here): the
-    block device /disk/name. scratch: size of a fresh file system on /scratch (one that can do
-    O_DIRECT). peers: QEMU and its firmware too. guest_kinds: those found in /guests/KIND/."""
+    """memory, cpus: of the testbed (more than one CPU is for experiments: see kvmhold.c for what
+    TCG makes of it). programs: (files here) that stand in /bin there, with their libraries;
+    more_programs: the same as pairs of (path there, program here). files: pairs of (path there,
+    path here). disks: pairs of (name, file here): the block device /disk/name. scratch: size of a
+    fresh file system on /scratch (one that can do O_DIRECT). peers: QEMU and its firmware too.
+    guest_kinds: those found in /guests/KIND/. counted: each instruction takes a nanosecond and idle
+    time none, on one CPU: times then do not depend on what else this machine does."""
 
     name = "testbed"
     guests = "/guests"
 
-    def __init__(self, memory="4G", cpus=2, programs=(), more_programs=(), files=(), disks=(), scratch="8G",
-                 peers=False, guest_kinds=(), forward=(), append=""):
+    def __init__(self, memory="4G", cpus=1, programs=(), more_programs=(), files=(), disks=(),
+                 scratch="8G", peers=False, guest_kinds=(), forward=(), append="", counted=False):
         self._memory = memory
         self._cpus = cpus
         self._programs = list(programs)
@@ -334,6 +355,7 @@ class Testbed(Host):
         self._peers = peers
         self._forward = list(forward)
         self._append = append
+        self._counted = counted
         self._guest_kinds = list(guest_kinds)
         self._folder = None
         self._process = None
@@ -351,7 +373,7 @@ class Testbed(Host):
         archive.folder("/tmp", 0o1777)
         with open(os.path.join(HERE, "testbed-init"), encoding="ascii") as file:
             archive.text("/init", file.read(), 0o755)
-        for name in ("agent", "mknetdev"):
+        for name in ("agent", "kvmhold", "mknetdev"):
             archive.file(f"/bin/{name}", helper_program(name), 0o755)
         self._add_etc(archive)
         self._add_modules(archive)
@@ -409,14 +431,19 @@ class Testbed(Host):
             self.stop()
             raise
         self.boot_seconds = time.monotonic() - start
+        _patience[0] = max(_patience[0], self.boot_seconds / BOOT_SECONDS_USUAL)
         return self
 
     def _launch(self, kernel):
         forward = "".join(f",hostfwd={rule}" for rule in self._forward)
+        clock = ["-accel", "tcg,thread=multi,tb-size=512"]
+        if self._counted:
+            clock = ["-accel", "tcg,thread=single,tb-size=512", "-icount", "shift=0,sleep=off"]
         command = [
-            QEMU, "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-M", "q35",
+            QEMU, *clock, "-cpu", "max", "-M", "q35",
             "-nodefaults", "-m", self._memory, "-smp", str(self._cpus), "-display", "none",
-            "-monitor", "none", "-no-reboot", "-no-user-config",
+            "-no-reboot", "-no-user-config",
+            "-monitor", f"unix:{self._folder}/monitor,server=on,wait=off",
             "-chardev", f"file,id=console,path={self._folder}/console", "-serial", "chardev:console",
             "-kernel", kernel.vmlinux, "-initrd", f"{self._folder}/host.cpio",
             "-append", "console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0 tsc=reliable "
@@ -435,7 +462,8 @@ class Testbed(Host):
                         "-device", f"virtio-blk-pci,drive={name},serial={name}"]
         self._log = open(f"{self._folder}/qemu.log", "wb")
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._log,
-                                stderr=subprocess.STDOUT, start_new_session=True)
+                                stderr=subprocess.STDOUT, start_new_session=True,
+                                preexec_fn=_end_with_parent)
 
     def _make_scratch(self):
         path = f"{self._folder}/scratch"
@@ -459,6 +487,28 @@ class Testbed(Host):
             with open(f"{self._folder}/console", encoding="utf-8", errors="replace") as file:
                 return file.read()
         return ""
+
+    def diagnosis(self):
+        """What the testbed's own processors are doing: for a testbed that does not answer."""
+        text = ""
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(3)
+            sock.connect(f"{self._folder}/monitor")
+            for _ in range(3):
+                sock.sendall(b"info registers -a\n")
+                time.sleep(0.5)
+            while piece := sock.recv(65536):
+                text += piece.decode(errors="replace")
+        wanted = re.findall(r"^(?:CPU#\d+|R[A-Z0-9]+ ?=.*|RIP=.*|CR0=.*|EFER.*)$",
+                            text.replace("\r", ""), re.MULTILINE)
+        return f"its console:\n{self.console}\nits processors:\n" + "\n".join(wanted)
+
+    def answers(self):
+        """Is it alive?"""
+        try:
+            return self.run("echo yes", timeout=20).out == "yes\n"
+        except (TestbedError, AssertionError):
+            return False
 
     def stop(self):
         if self._process:
@@ -488,7 +538,7 @@ class Testbed(Host):
                     return sock
                 sock.close()
             if self._process.poll() is not None or time.monotonic() > limit:
-                raise TestbedError(f"the testbed does not answer; its console:\n{self.console}")
+                raise TestbedError(f"the testbed does not answer; {self.diagnosis()}")
             time.sleep(0.1)
 
     def load(self, *modules):
@@ -498,6 +548,11 @@ class Testbed(Host):
             name = os.path.basename(path)
             self.run(f"grep -q '^{name[:-3].replace('-', '_')} ' /proc/modules || "
                      f"insmod /modules/{name}").check()
+
+
+def _end_with_parent():
+    """A testbed whose test run was killed goes too."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def kvm_is_good(hull):
