@@ -115,7 +115,11 @@ struct uart {
     struct device_timer timeout_timer;
     uint64_t rx_touched_ns; /* when a byte last came or was read */
     bool input_paused;      /* room() said 0: a kick is owed */
+    unsigned polls;         /* reads of LSR since something was sent, up to POLLS_LISTENING */
 };
+
+/* A guest that looks at LSR so often and sends nothing waits for input, without interrupts. */
+#define POLLS_LISTENING 64u
 
 /* --- levels and times --- */
 
@@ -220,12 +224,28 @@ static void rx_clear(struct uart *uart)
     uart->state.timeout = 0;
 }
 
+/*
+ * The other side heeds our request to send, so that what is typed or piped in before the guest's
+ * driver is ready is not lost when that clears the FIFO. A guest that leaves RTS alone listens by
+ * interrupts, or polls.
+ */
+static bool is_listening(const struct uart *uart)
+{
+    const struct uart_state *state = &uart->state;
+
+    if (state->mcr & MCR_LOOP)
+        return false; /* the receiver is not joined to the line */
+    if ((state->mcr & MCR_RTS) || uart->polls >= POLLS_LISTENING)
+        return true;
+    /* Linux allows the interrupt first, and loses what has come when it then turns on the FIFOs. */
+    return (state->mcr & MCR_OUT2) && (state->ier & IER_RECEIVED) && fifos_on(uart);
+}
+
 static size_t rx_room(const struct uart *uart)
 {
     const struct uart_state *state = &uart->state;
 
-    /* In loopback the receiver is not joined to the line. */
-    if ((state->mcr & MCR_LOOP) || state->rx_count >= fifo_len(uart))
+    if (!is_listening(uart) || state->rx_count >= fifo_len(uart))
         return 0;
     return fifo_len(uart) - state->rx_count;
 }
@@ -262,6 +282,7 @@ static void tx_write(struct uart *uart, uint8_t byte)
     struct uart_state *state = &uart->state;
 
     state->tx_interrupt = 0;
+    uart->polls = 0;
     if (state->mcr & MCR_LOOP) {
         rx_push(uart, byte, 0);
         state->tx_interrupt = 1;
@@ -325,6 +346,8 @@ static uint8_t lsr_read(struct uart *uart)
     state->overrun = 0;
     if (state->rx_count)
         state->rx_errors[0] = 0;
+    if (uart->polls < POLLS_LISTENING && ++uart->polls == POLLS_LISTENING)
+        rx_kick(uart);
     return lsr;
 }
 
@@ -399,6 +422,7 @@ static void register_write(struct uart *uart, uint64_t offset, uint8_t value)
         if ((value & ~state->ier & IER_TRANSMIT) && state->tx_count == 0)
             state->tx_interrupt = 1;
         state->ier = value & IER_BITS;
+        rx_kick(uart);
         break;
     case REG_IIR_FCR:
         fcr_write(uart, value);
@@ -496,6 +520,7 @@ static void uart_reset(struct device *dev)
 {
     struct uart *uart = CONTAINER_OF(dev, struct uart, dev);
 
+    uart->polls = 0;
     uart_update(uart);
     rx_kick(uart);
 }

@@ -162,6 +162,18 @@ static void test_transmit(struct test_machine *machine, struct char_dev *chr)
 static void test_receive(struct test_machine *machine, struct char_dev *chr)
 {
     out(machine, MCR, 0x08, 1);
+    is_int(host_types(chr, "x"), 0, "input waits for a request to send");
+    for (unsigned i = 0; i < 100; i++)
+        in(machine, LSR, 1);
+    is_int(host_types(chr, "x"), 1, "or for a guest that polls");
+    is_int(in(machine, RBR, 1), 'x', "and is not lost");
+    out(machine, RBR, 'a', 1);
+    host_clear(chr, 100);
+    is_int(host_types(chr, "x"), 0, "which sends something again");
+
+    chr->kicks = 0;
+    out(machine, MCR, 0x0a, 1);
+    is_int(chr->kicks, 1, "RTS: input is asked for");
     out(machine, IER, 0x01, 1);
     is_int(host_types(chr, "xy"), 1, "without FIFO one byte is taken");
     ok(irq(machine), "and raises the interrupt");
@@ -235,7 +247,7 @@ static void test_loopback(struct test_machine *machine, struct char_dev *chr)
     out(machine, MCR, 0x18, 1);
     is_int(in(machine, MSR, 1), 0x84, "trailing edge of the ring indicator");
     chr->kicks = 0;
-    out(machine, MCR, 0x08, 1);
+    out(machine, MCR, 0x0a, 1);
     is_int(chr->kicks, 1, "back from loopback, input is asked for");
     ok(irq(machine), "changes of the modem lines interrupt");
     is_int(in(machine, IIR, 1), 0x00, "modem status");
