@@ -8,6 +8,7 @@ time instead of two."""
 import collections
 import json
 import os
+import re
 import sys
 
 import pytest
@@ -128,5 +129,7 @@ def pytest_sessionfinish(session):
     stats = collections.defaultdict(list, reporter.stats)
     skips = [str(report.longrepr[2]).removeprefix("Skipped: ") for report in stats["skipped"]]
     with open(path, "w", encoding="utf-8") as file:
-        json.dump({"passed": len(stats["passed"]),
-                   "failed": len(stats["failed"]) + len(stats["error"]), "skips": skips}, file)
+        # With --dist loadgroup a test's name ends in @GROUP.
+        failed = sorted({re.sub("@[^@]*$", "", report.nodeid)
+                         for report in stats["failed"] + stats["error"]})
+        json.dump({"passed": len(stats["passed"]), "failed": failed, "skips": skips}, file)
