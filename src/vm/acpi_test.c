@@ -147,7 +147,9 @@ static void test_tables(unsigned cpus)
         return;
     check_fadt(fadt, cpus);
     check_madt(madt, cpus);
-    ok(load_le64(mcfg + 44) == LAYOUT_ECAM_BASE && mcfg[54] == 0 && mcfg[55] == 255, "MCFG");
+    ok(load_le64(mcfg + 44) == LAYOUT_ECAM_BASE && mcfg[54] == 0 &&
+           mcfg[55] == LAYOUT_ECAM_BUSES - 1,
+       "MCFG");
     uint64_t before = 0;
     ok(mem_read(mem, GPA(AREA.a + LEN), &before, 8) == 0 && before == 0, "nothing behind the area");
 }

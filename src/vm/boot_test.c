@@ -40,7 +40,7 @@ static void test_map(void)
     for (unsigned i = 0; i < ARRAY_LEN(sizes); i++) {
         unsigned n = boot_memory_map(sizes[i], map);
         ok(map_is_good(map, n, sizes[i]), "map is in order and has all RAM");
-        ok(map_reserves(map, n, LAYOUT_ECAM_BASE, 256 * MIB), "ECAM is reserved");
+        ok(map_reserves(map, n, LAYOUT_ECAM_BASE, LAYOUT_ECAM_BUSES * MIB), "ECAM is reserved");
         ok(map_reserves(map, n, LAYOUT_KVM_IDENT, 4 * PAGE_SIZE_BYTES), "KVM's pages are");
         ok(map_reserves(map, n, LAYOUT_BIOS_AREA, LAYOUT_BIOS_AREA_LEN), "the tables' area is");
     }
