@@ -120,7 +120,7 @@ def test_cpus(hull, cpus):
         for cpu in $(seq 0 $(($(nproc) - 1))); do taskset -c $cpu true && n=$((n + 1)); done
         echo ran=$n
         dmesg | grep -iE 'x2apic|smp: Brought up'
-        """, cpus=cpus, memory="1G", timeout=240).good()
+        """, cpus=cpus, memory="1G", timeout=120 + 12 * cpus).good()
     assert run.value("cpus") == str(cpus)
     assert run.value("online") == f"0-{cpus - 1}"
     assert run.value("ran") == str(cpus)
