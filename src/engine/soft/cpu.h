@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The soft engine's processor: one struct per vCPU, shared by all its modules.
+ *
+ *     insn.h decode.h   bytes -> struct insn           block.h   runs of instructions, kept decoded
+ *     mmu.h             linear address -> memory       seg.h     segments, far transfers, tasks
+ *     exec.h            struct insn -> effect          intr.h    exceptions and interrupts
+ * delivered run.c             the loop                       msr.h model.h  MSRs; CPUID, CPU models
+ *     vm.h              the machine: chips, ports, memory-mapped devices, clock
+ *
+ * Precise exceptions. An instruction's handler checks everything that can fault before it changes
+ * architectural state, or puts back what it changed. It then raises with soft_raise*(), which does
+ * not return: the run loop finds RIP of the faulting instruction from cpu->insn, and delivers.
+ *
+ * Where RIP is. While a block runs, `rip` is that of the block's first instruction; the address
+ * of the instruction after the current one is soft_next_rip(). An instruction that ends a block
+ * (every branch, and what may change the mode, the mapping or the interrupt flag) stores the new
+ * `rip` itself.
+ *
+ * Threads: everything belongs to the vCPU's thread, but for what says otherwise.
+ */
+#ifndef HULL_ENGINE_SOFT_CPU_H
+#define HULL_ENGINE_SOFT_CPU_H
+
+#include <setjmp.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/cpu_state.h"
+#include "engine/engine.h"
+
+struct insn;
+struct block_cache;
+struct lapic;
+struct soft_vm;
+struct tlb;
+
+/* --- bits of the architecture, beyond those of cpu_state.h --- */
+
+#define RFLAGS_CF    (1ULL << 0)
+#define RFLAGS_FIXED (1ULL << 1)
+#define RFLAGS_PF    (1ULL << 2)
+#define RFLAGS_AF    (1ULL << 4)
+#define RFLAGS_ZF    (1ULL << 6)
+#define RFLAGS_SF    (1ULL << 7)
+#define RFLAGS_TF    (1ULL << 8)
+#define RFLAGS_IF    (1ULL << 9)
+#define RFLAGS_DF    (1ULL << 10)
+#define RFLAGS_OF    (1ULL << 11)
+#define RFLAGS_IOPL  (3ULL << 12)
+#define RFLAGS_NT    (1ULL << 14)
+#define RFLAGS_RF    (1ULL << 16)
+#define RFLAGS_VM    (1ULL << 17)
+#define RFLAGS_AC    (1ULL << 18)
+#define RFLAGS_VIF   (1ULL << 19)
+#define RFLAGS_VIP   (1ULL << 20)
+#define RFLAGS_ID    (1ULL << 21)
+/* The six that arithmetic sets. */
+#define RFLAGS_ARITH   (RFLAGS_CF | RFLAGS_PF | RFLAGS_AF | RFLAGS_ZF | RFLAGS_SF | RFLAGS_OF)
+
+#define CR0_EM         (1ULL << 2)
+#define CR0_TS         (1ULL << 3)
+#define CR0_AM         (1ULL << 18)
+#define CR0_NW         (1ULL << 29)
+#define CR0_CD         (1ULL << 30)
+
+#define CR4_VME        (1ULL << 0)
+#define CR4_PVI        (1ULL << 1)
+#define CR4_TSD        (1ULL << 2)
+#define CR4_DE         (1ULL << 3)
+#define CR4_PSE        (1ULL << 4)
+#define CR4_MCE        (1ULL << 6)
+#define CR4_PGE        (1ULL << 7)
+#define CR4_PCE        (1ULL << 8)
+#define CR4_OSFXSR     (1ULL << 9)
+#define CR4_OSXMMEXCPT (1ULL << 10)
+#define CR4_UMIP       (1ULL << 11)
+#define CR4_FSGSBASE   (1ULL << 16)
+#define CR4_PCIDE      (1ULL << 17)
+#define CR4_OSXSAVE    (1ULL << 18)
+#define CR4_SMEP       (1ULL << 20)
+#define CR4_SMAP       (1ULL << 21)
+#define CR4_PKE        (1ULL << 22)
+
+#define EFER_SCE       (1ULL << 0)
+#define EFER_NXE       (1ULL << 11)
+#define EFER_FFXSR     (1ULL << 14)
+
+enum soft_vector {
+    EXC_DE = 0,  /* divide error */
+    EXC_DB = 1,  /* debug */
+    EXC_NMI = 2, /* non-maskable interrupt */
+    EXC_BP = 3,  /* INT3 */
+    EXC_OF = 4,  /* INTO */
+    EXC_BR = 5,  /* BOUND */
+    EXC_UD = 6,  /* invalid opcode */
+    EXC_NM = 7,  /* device not available */
+    EXC_DF = 8,  /* double fault; error code 0 */
+    EXC_TS = 10, /* invalid TSS; error code */
+    EXC_NP = 11, /* segment not present; error code */
+    EXC_SS = 12, /* stack fault; error code */
+    EXC_GP = 13, /* general protection; error code */
+    EXC_PF = 14, /* page fault; error code */
+    EXC_MF = 16, /* x87 */
+    EXC_AC = 17, /* alignment check; error code 0 */
+    EXC_MC = 18, /* machine check */
+    EXC_XM = 19, /* SIMD floating point */
+};
+
+/* In the hardware's order (SDM vol. 2, table 3-1 "sreg"). */
+enum soft_segment {
+    SEG_ES,
+    SEG_CS,
+    SEG_SS,
+    SEG_DS,
+    SEG_FS,
+    SEG_GS,
+    SEG_COUNT,
+};
+
+/* cpu_segment.attr */
+#define SEG_ATTR_TYPE  0x000fu
+#define SEG_ATTR_S     0x0010u
+#define SEG_ATTR_DPL   0x0060u
+#define SEG_ATTR_P     0x0080u
+#define SEG_ATTR_L     0x2000u
+#define SEG_ATTR_DB    0x4000u
+#define SEG_ATTR_G     0x8000u
+#define SEG_TYPE_CODE  0x8u
+#define SEG_TYPE_DOWN  0x4u /* data: expand down; code: conforming */
+#define SEG_TYPE_WRITE 0x2u /* data: writable; code: readable */
+
+/* --- events: why the run loop must look up, in soft_cpu.events --- */
+
+enum soft_event {
+    SOFT_EVENT_KICK = 1 << 0, /* engine_vcpu_kick */
+    SOFT_EVENT_IRQ = 1 << 1,  /* the local APIC or the PIC may have an interrupt for us */
+    SOFT_EVENT_NMI = 1 << 2,
+    SOFT_EVENT_INIT = 1 << 3,
+    SOFT_EVENT_SIPI = 1 << 4,  /* with soft_cpu.sipi_vector */
+    SOFT_EVENT_MMU = 1 << 5,   /* mmu_serve(): another vCPU wants something dropped from our TLB */
+    SOFT_EVENT_STOP = 1 << 6,  /* another vCPU is in an exclusive section: wait for its end */
+    SOFT_EVENT_CLOCK = 1 << 7, /* virtual clock: a timer is due */
+    SOFT_EVENT_SMI = 1 << 8,   /* reserved: there is no system management mode */
+};
+
+/* What a vCPU does when no event is pending. */
+enum soft_activity {
+    SOFT_ACTIVE,
+    SOFT_HALTED,    /* HLT: an interrupt, NMI or INIT goes on */
+    SOFT_WAIT_SIPI, /* after INIT on a processor that is not the BSP */
+    SOFT_SHUTDOWN,  /* triple fault */
+};
+
+/* An exception on its way. */
+struct soft_exception {
+    uint8_t vector;
+    bool has_error;
+    bool soft; /* INT n, INT3, INTO: DPL is checked, RIP is the next instruction's */
+    uint32_t error;
+    uint64_t address; /* of a page fault: to CR2 when it is delivered */
+    uint64_t dr6;     /* #DB: bits to set in DR6 */
+};
+
+/*
+ * Base and index registers are read from gpr without a branch: a form that has none names
+ * GPR_ZERO. Nothing ever writes to that slot.
+ */
+#define GPR_ZERO  16
+#define GPR_SLOTS 17
+
+/* What memory accesses and decoding depend on, derived from the control registers, EFER, RFLAGS.VM,
+ * CS and SS by soft_cpu_update(). */
+struct soft_mode {
+    uint8_t code_bits;    /* 16, 32, 64: default operand size of the code */
+    uint8_t stack_bytes;  /* 2, 4, 8: what RSP is used at */
+    uint8_t cpl;          /* 0-3; 3 in virtual-8086 mode, 0 in real mode */
+    bool real;            /* CR0.PE = 0 */
+    bool v86;             /* virtual-8086 mode */
+    bool long_active;     /* EFER.LMA */
+    bool paging;          /* CR0.PG */
+    bool careful;         /* TF, an enabled breakpoint in DR7, a debugger: one instruction a time */
+    uint64_t linear_mask; /* 2^32 - 1, or all ones in 64-bit code */
+};
+
+struct soft_msrs {
+    uint64_t star, lstar, cstar, sfmask;
+    uint64_t kernel_gs_base;
+    uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+    uint64_t pat;
+    uint64_t tsc_aux, tsc_adjust;
+    uint64_t misc_enable;
+    uint64_t mtrr_def_type;
+    uint64_t mtrr_fixed[11];
+    uint64_t mtrr_base[8], mtrr_mask[8];
+    uint64_t spec_ctrl;
+    uint64_t mcg_status;
+    uint64_t mc_ctl[16];
+    uint64_t kvm_wall_clock, kvm_system_time, kvm_steal_time, kvm_poll_control, kvm_async_pf,
+        kvm_pv_eoi;
+};
+
+/* x87, SSE and AVX state, laid out as XSAVE's standard format (SDM vol. 1, 13.4), so that XSAVE and
+ * FXSAVE are copies. */
+struct soft_fpu {
+    uint8_t x87[32];      /* FCW FSW FTW(abridged) FOP FIP FDP MXCSR MXCSR_MASK */
+    uint8_t st[8][16];    /* ST0-ST7, 80 bits each */
+    uint8_t xmm[16][16];  /* low halves of YMM0-YMM15 */
+    uint8_t reserved[96]; /* of the legacy region */
+    uint8_t header[64];   /* not used while it lives here */
+    uint8_t ymm_hi[16][16];
+    uint32_t pkru;
+} __attribute__((aligned(64)));
+
+struct soft_cpu {
+    struct engine_vcpu base;
+
+    /* --- registers --- */
+    uint64_t gpr[GPR_SLOTS]; /* the hardware's numbers: enum cpu_gpr */
+    uint64_t rip;
+    uint64_t rflags;              /* always exact, the arithmetic flags too */
+    uint64_t seg_base[SEG_COUNT]; /* what is added: 0 for ES, CS, SS, DS in 64-bit code */
+    uint8_t seg_flat; /* bit s: an access through s needs no check (always set in 64-bit code) */
+    struct soft_mode mode;
+
+    /* --- the run loop's --- */
+    const struct insn *insn; /* being executed */
+    uint64_t rip_page;       /* RIP that corresponds to insn->next_offset 0 */
+    bool stop_block;         /* leave the block after this instruction */
+    bool no_interrupt;       /* shadow of STI or MOV SS: none before the next instruction is done */
+    bool no_debug;           /* shadow of MOV SS: no debug exception either */
+    bool nmi_blocked;        /* until IRET */
+    uint8_t activity;        /* enum soft_activity */
+    uint8_t sipi_vector;     /* atomic */
+    uint32_t events;         /* atomic, enum soft_event; a futex while the vCPU sleeps */
+    uint64_t instructions;   /* executed so far: the virtual clock (up to date between blocks) */
+    jmp_buf unwind;          /* where soft_raise and soft_exit go */
+    struct soft_exception exception;
+    int delivering; /* vector whose delivery is under way, or -1: a fault in it may be #DF */
+    struct engine_exit *exit; /* of the current vcpu_run */
+
+    /* --- architectural state that is less often used --- */
+    struct cpu_segment seg[SEG_COUNT], tr, ldt;
+    struct cpu_table_register gdt, idt;
+    uint64_t cr0, cr2, cr3, cr4, efer, xcr0, xss;
+    uint64_t dr[8]; /* 0-3, 6, 7 */
+    uint64_t apic_base;
+    struct soft_msrs msr;
+    struct soft_fpu fpu;
+
+    /* --- other modules' --- */
+    struct soft_vm *vm;
+    struct tlb *tlb;            /* mmu.c */
+    struct block_cache *blocks; /* block.c */
+    struct lapic *lapic;        /* chip/lapic.h */
+};
+
+static inline struct soft_cpu *soft_cpu_of(struct engine_vcpu *vcpu)
+{
+    return (struct soft_cpu *)(void *)vcpu;
+}
+
+static inline bool soft_code64(const struct soft_cpu *cpu)
+{
+    return cpu->mode.code_bits == 64;
+}
+
+/* Is the address canonical (48 bits, sign extended; LA57 is not offered)? */
+static inline bool soft_canonical(uint64_t address)
+{
+    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
+
+/* --- cpu.c --- */
+
+/* The state after RESET# (SDM vol. 3, table 9-1), but for what lapic, TLB and block cache hold. */
+void soft_cpu_reset_state(struct soft_cpu *cpu);
+
+/*
+ * Derive mode, seg_base and seg_flat. Call after any change to CR0, CR4, EFER, DR7, RFLAGS.VM,
+ * RFLAGS.TF, a segment's hidden part or CPL. CPL is SS.DPL in protected mode (as in KVM).
+ */
+void soft_cpu_update(struct soft_cpu *cpu);
+
+/* --- run.c --- */
+
+/* Raise an exception from an instruction's handler; never return. Those with an error code in
+ * soft_raise_error(). */
+_Noreturn void soft_raise(struct soft_cpu *cpu, enum soft_vector vector);
+_Noreturn void soft_raise_error(struct soft_cpu *cpu, enum soft_vector vector, uint32_t error);
+_Noreturn void soft_raise_page_fault(struct soft_cpu *cpu, uint64_t address, uint32_t error);
+_Noreturn void soft_raise_exception(struct soft_cpu *cpu, const struct soft_exception *exception);
+
+/* Leave vcpu_run: the guest cannot go on (FAILURE: a sentence, to which the registers and bytes at
+ * RIP are added), or has shut down (TRIPLE_FAULT; format may be NULL). */
+_Noreturn void soft_exit(struct soft_cpu *cpu, enum engine_exit_kind kind, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* [any thread] Set events and wake the vCPU if it sleeps. */
+void soft_cpu_notify(struct soft_cpu *cpu, uint32_t events);
+
+/*
+ * Exclusive section: all other vCPUs of the VM are between instructions, not in guest memory,
+ * until soft_exclusive_end(). For what cannot be atomic otherwise (a LOCK across pages). Serves
+ * others' sections while it waits for its own. Not nestable; raise nothing inside.
+ */
+void soft_exclusive_begin(struct soft_cpu *cpu);
+void soft_exclusive_end(struct soft_cpu *cpu);
+
+void soft_vcpu_run(struct engine_vcpu *vcpu, struct engine_exit *exit);
+void soft_vcpu_kick(struct engine_vcpu *vcpu);
+
+#endif

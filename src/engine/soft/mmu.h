@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Linear addresses to guest memory: paging of all kinds (SDM vol. 3, chapter 4), one TLB a vCPU,
+ * and every access of an instruction's handler.
+ *
+ * All accessors take a linear address, segmentation done (exec.h: insn_linear). They either return
+ * or raise (#PF, #GP/#SS for a non-canonical address, #AC, a data breakpoint is noted) without
+ * having changed memory: an access that crosses a page checks both pages first. Accesses to
+ * devices go to the chips and upcalls; those to nowhere read all ones and write nothing.
+ *
+ * Privilege: cpu->mode.cpl == 3 is a user access, but those of the _system functions, which are
+ * supervisor accesses at any CPL (descriptor tables, TSS).
+ *
+ * Code. The first write to a page that holds decoded code (block.h) and changes a 64-byte line of
+ * it makes its blocks stale on every vCPU; the current block is left after the current instruction
+ * (cpu->stop_block). Other vCPUs see it at the latest when they look for their next block after the
+ * store has become visible, as the architecture asks for (SDM vol. 3, 8.1.3).
+ */
+#ifndef HULL_ENGINE_SOFT_MMU_H
+#define HULL_ENGINE_SOFT_MMU_H
+
+#include "engine/soft/cpu.h"
+#include "mem/mem.h"
+
+struct err;
+
+/* What the accessors test inline. */
+#define TLB_BITS    12
+#define TLB_ENTRIES (1u << TLB_BITS)
+
+/*
+ * A page's translation. A tag is the page's linear address with the TLB's generation in its low 12
+ * bits: one comparison, and flushing all is counting up. The write tag is set only where a write
+ * needs nothing else done: dirty bit set, no code on the page, dirty log noted, no breakpoint, RAM.
+ * Otherwise the slow path does it.
+ */
+struct tlb_entry {
+    uint64_t read_tag, write_tag;
+    uint8_t *host;     /* of the page */
+    uint64_t physical; /* of the page, with the attributes in the low bits (mmu.c) */
+};
+
+struct tlb {
+    struct tlb_entry *set; /* TLB_ENTRIES, for the current privilege and address space */
+    uint64_t generation;   /* of it, 0 .. 0xfff */
+    struct tlb_sets *sets; /* mmu.c */
+};
+
+int mmu_init(struct soft_cpu *cpu, struct err *err);
+void mmu_fini(struct soft_cpu *cpu);
+
+/* --- when the translation changes --- */
+
+/* CR0.PG, CR0.WP, CR4.PAE/PSE/PGE/PCIDE/SMEP/SMAP/PKE, EFER.NXE changed, or power-on: forget all.
+ */
+void mmu_flush_all(struct soft_cpu *cpu);
+/* CR3 was written (cpu->cr3 holds the new value without bit 63). keep: bit 63 was set with PCIDE.
+ */
+void mmu_cr3_written(struct soft_cpu *cpu, bool keep);
+/* CPL changed, or RFLAGS.AC / CR4.SMAP in what matters: select the set. Called by soft_cpu_update.
+ */
+void mmu_select(struct soft_cpu *cpu);
+/* INVLPG: every entry of the page that holds the address, large ones whole, all PCIDs' global. */
+void mmu_invlpg(struct soft_cpu *cpu, uint64_t address);
+/* INVPCID: type 0-3 (SDM vol. 2); the handler has checked the operands. */
+void mmu_invpcid(struct soft_cpu *cpu, unsigned type, unsigned pcid, uint64_t address);
+/* Load the four PDPTEs of PAE paging at a MOV to CR3/CR0/CR4 (SDM vol. 3, 4.4.1): false: reserved
+ * bits are set, and the MOV is #GP. */
+bool mmu_load_pdptes(struct soft_cpu *cpu, uint64_t cr3);
+/* SOFT_EVENT_MMU: do what other vCPUs have asked for. */
+void mmu_serve(struct soft_cpu *cpu);
+/* A PDPTE register set (for state save); index 0-3. */
+uint64_t mmu_pdpte(const struct soft_cpu *cpu, unsigned index);
+
+/* --- accesses of instructions --- */
+
+uint64_t mmu_read_slow(struct soft_cpu *cpu, uint64_t la, unsigned size);
+void mmu_write_slow(struct soft_cpu *cpu, uint64_t la, unsigned size, uint64_t value);
+/* The value, having checked that it can be written: for read-modify-write. */
+uint64_t mmu_read_for_write_slow(struct soft_cpu *cpu, uint64_t la, unsigned size);
+
+/* The host address where the TLB allows a read (write) of size bytes at once, or NULL. size: a
+ * constant of at most 64. */
+static inline uint8_t *mmu_fast(const struct soft_cpu *cpu, uint64_t la, unsigned size, bool write)
+{
+    const struct tlb *tlb = cpu->tlb;
+    const struct tlb_entry *e = &tlb->set[la >> 12 & (TLB_ENTRIES - 1)];
+    uint64_t offset = la & 0xfff;
+    uint64_t tag = write ? e->write_tag : e->read_tag;
+    if (__builtin_expect(tag != ((la & ~0xfffULL) | tlb->generation) || offset > 4096 - size, 0))
+        return NULL;
+    return e->host + offset;
+}
+
+#define MMU_ACCESSORS(bits)                                                                        \
+    static inline uint##bits##_t mmu_read##bits(struct soft_cpu *cpu, uint64_t la)                 \
+    {                                                                                              \
+        const uint8_t *p = mmu_fast(cpu, la, (bits) / 8, false);                                   \
+        if (__builtin_expect(!p, 0))                                                               \
+            return (uint##bits##_t)mmu_read_slow(cpu, la, (bits) / 8);                             \
+        uint##bits##_t value;                                                                      \
+        __builtin_memcpy(&value, p, (bits) / 8);                                                   \
+        return value;                                                                              \
+    }                                                                                              \
+    static inline uint##bits##_t mmu_read_for_write##bits(struct soft_cpu *cpu, uint64_t la)       \
+    {                                                                                              \
+        const uint8_t *p = mmu_fast(cpu, la, (bits) / 8, true);                                    \
+        if (__builtin_expect(!p, 0))                                                               \
+            return (uint##bits##_t)mmu_read_for_write_slow(cpu, la, (bits) / 8);                   \
+        uint##bits##_t value;                                                                      \
+        __builtin_memcpy(&value, p, (bits) / 8);                                                   \
+        return value;                                                                              \
+    }                                                                                              \
+    static inline void mmu_write##bits(struct soft_cpu *cpu, uint64_t la, uint##bits##_t value)    \
+    {                                                                                              \
+        uint8_t *p = mmu_fast(cpu, la, (bits) / 8, true);                                          \
+        if (__builtin_expect(!p, 0))                                                               \
+            mmu_write_slow(cpu, la, (bits) / 8, value);                                            \
+        else                                                                                       \
+            __builtin_memcpy(p, &value, (bits) / 8);                                               \
+    }
+MMU_ACCESSORS(8)
+MMU_ACCESSORS(16)
+MMU_ACCESSORS(32)
+MMU_ACCESSORS(64)
+#undef MMU_ACCESSORS
+
+/* len: 1 to 4096 (at most one page end is crossed). */
+void mmu_read_bytes(struct soft_cpu *cpu, uint64_t la, void *buf, unsigned len);
+void mmu_write_bytes(struct soft_cpu *cpu, uint64_t la, const void *buf, unsigned len);
+/* Raise what a write (read) of len bytes would raise, and no more: for instructions that change
+ * several things. */
+void mmu_check(struct soft_cpu *cpu, uint64_t la, unsigned len, bool write);
+
+/* The same as supervisor accesses whatever CPL: descriptor tables, TSS. size 1, 2, 4, 8. */
+uint64_t mmu_read_system(struct soft_cpu *cpu, uint64_t la, unsigned size);
+void mmu_write_system(struct soft_cpu *cpu, uint64_t la, unsigned size, uint64_t value);
+
+/*
+ * A LOCKed (or XCHG) access of size 1, 2, 4, 8 or 16 bytes, checked as a write. Returns the host
+ * address, on which the handler uses a LOCKed host instruction (an unaligned one is as atomic there
+ * as on hardware), then calls mmu_lock_done(). NULL: a device, or two pages: then the handler does
+ * a plain read and write between soft_exclusive_begin() and _end(), having called mmu_check().
+ */
+uint8_t *mmu_lock(struct soft_cpu *cpu, uint64_t la, unsigned size);
+void mmu_lock_done(struct soft_cpu *cpu, uint64_t la, unsigned size);
+
+/*
+ * For bulk string moves: the host address and how many bytes from la on lie in the same page and
+ * can be read (written) plainly now: 0 where the slow path must be taken. Raises as an access of
+ * one byte does. After a bulk write nothing else need be called.
+ */
+uint8_t *mmu_span(struct soft_cpu *cpu, uint64_t la, bool write, unsigned *len);
+
+/* --- for block.c, the debugger, reports --- */
+
+/* The page of code at la as an instruction fetch: its guest-physical page address, and the host
+ * address (NULL: not RAM or ROM; fetch by mmu_fetch_device). Raises as a fetch does. */
+uint64_t mmu_fetch_page(struct soft_cpu *cpu, uint64_t la, const uint8_t **host);
+
+/* Translate without a side effect, a fault, or a change: false where nothing is mapped. The
+ * debugger's view (supervisor, read). */
+bool mmu_translate(struct soft_cpu *cpu, uint64_t la, uint64_t *gpa);
+
+/*
+ * Pages with code. mmu_code_watch: code was decoded from [gpa, gpa + len), inside one page: returns
+ * the page's generation counter, which changes whenever one of its lines with code is written.
+ * Never NULL for RAM and ROM. Reading the counter (relaxed, then a compiler barrier) before
+ * decoding and comparing it before running is the block cache's whole check.
+ */
+const uint32_t *mmu_code_watch(struct soft_cpu *cpu, uint64_t gpa, unsigned len);
+
+/* --- of the whole VM; [any thread] unless said otherwise --- */
+
+/* Called by soft_vm_new/free. Registers with mem for the VMM's own writes (mem_watch). */
+int mmu_vm_init(struct soft_vm *vm, struct err *err);
+void mmu_vm_fini(struct soft_vm *vm);
+/* A region was mapped (engine_ops.map). */
+int mmu_vm_map(struct soft_vm *vm, unsigned slot, const struct mem_region *region, struct err *err);
+/* engine_ops.dirty_*: marks are set by vCPUs at the first write after start or collect. */
+int mmu_dirty_start(struct soft_vm *vm, struct err *err);
+int mmu_dirty_collect(struct soft_vm *vm, unsigned slot, uint64_t *bitmap);
+int mmu_dirty_stop(struct soft_vm *vm, struct err *err);
+
+#endif
