@@ -155,6 +155,8 @@ int kvm_vcpu_set(struct engine_vcpu *vcpu, const struct cpu_regs *regs,
                  const struct cpu_sregs *sregs);
 /* The signal that kicks: a handler that does nothing. */
 int kvm_kick_signal_install(struct err *err);
+void kvm_regs_to_cpu(struct cpu_regs *to, const struct kvm_regs *r);
+void kvm_sregs_to_cpu(struct cpu_sregs *to, const struct kvm_sregs *s);
 /* Finish an access that was sent up, so that the registers are those after the instruction. */
 int kvm_cpu_finish_io(struct kvm_cpu *cpu);
 

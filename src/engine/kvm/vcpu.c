@@ -318,7 +318,7 @@ static struct kvm_segment segment_to_kvm(const struct cpu_segment *s)
                                 .unusable = !(s->attr >> 7 & 1)};
 }
 
-static void regs_from_kvm(struct cpu_regs *to, const struct kvm_regs *r)
+void kvm_regs_to_cpu(struct cpu_regs *to, const struct kvm_regs *r)
 {
     *to = (struct cpu_regs){
         .gpr = {r->rax, r->rcx, r->rdx, r->rbx, r->rsp, r->rbp, r->rsi, r->rdi, r->r8, r->r9,
@@ -352,7 +352,7 @@ static void regs_to_kvm(struct kvm_regs *to, const struct cpu_regs *r)
     };
 }
 
-static void sregs_from_kvm(struct cpu_sregs *to, const struct kvm_sregs *s)
+void kvm_sregs_to_cpu(struct cpu_sregs *to, const struct kvm_sregs *s)
 {
     *to = (struct cpu_sregs){
         .cs = segment_from_kvm(&s->cs),
@@ -409,13 +409,13 @@ int kvm_vcpu_get(struct engine_vcpu *vcpu, struct cpu_regs *regs, struct cpu_sre
         struct kvm_regs r;
         if (ioctl(cpu->fd, KVM_GET_REGS, &r) < 0)
             return -errno;
-        regs_from_kvm(regs, &r);
+        kvm_regs_to_cpu(regs, &r);
     }
     if (sregs) {
         struct kvm_sregs s;
         if (ioctl(cpu->fd, KVM_GET_SREGS, &s) < 0)
             return -errno;
-        sregs_from_kvm(sregs, &s);
+        kvm_sregs_to_cpu(sregs, &s);
     }
     return 0;
 }

@@ -156,6 +156,7 @@ enum soft_activity {
 struct soft_exception {
     uint8_t vector;
     bool has_error;
+    bool trap; /* #DB after an instruction: RIP is the next one's, RF is not set on the stack */
     bool soft; /* INT n, INT3, INTO: DPL is checked, RIP is the next instruction's */
     uint32_t error;
     uint64_t address; /* of a page fault: to CR2 when it is delivered */
@@ -225,16 +226,23 @@ struct soft_cpu {
 
     /* --- the run loop's --- */
     const struct insn *insn; /* being executed */
-    uint64_t rip_page;       /* RIP that corresponds to insn->next_offset 0 */
-    bool stop_block;         /* leave the block after this instruction */
-    bool no_interrupt;       /* shadow of STI or MOV SS: none before the next instruction is done */
-    bool no_debug;           /* shadow of MOV SS: no debug exception either */
-    bool nmi_blocked;        /* until IRET */
-    uint8_t activity;        /* enum soft_activity */
-    uint8_t sipi_vector;     /* atomic */
-    uint32_t events;         /* atomic, enum soft_event; a futex while the vCPU sleeps */
-    uint64_t instructions;   /* executed so far: the virtual clock (up to date between blocks) */
-    jmp_buf unwind;          /* where soft_raise and soft_exit go */
+    const struct insn *block_start;
+    uint64_t rip_page;     /* RIP that corresponds to insn->next_offset 0 */
+    bool stop_block;       /* leave the block after this instruction */
+    bool rip_set;          /* with stop_block: the handler has stored where to go on (REP) */
+    bool no_interrupt;     /* shadow of STI or MOV SS: none before the next instruction is done */
+    bool no_debug;         /* shadow of MOV SS: no debug exception either */
+    bool nmi_blocked;      /* until IRET */
+    uint8_t activity;      /* enum soft_activity */
+    uint8_t sipi_vector;   /* atomic */
+    uint32_t events;       /* atomic, enum soft_event; a futex while the vCPU sleeps */
+    uint32_t sleeping;     /* atomic: notify must wake */
+    uint64_t instructions; /* executed so far (up to date between blocks) */
+    uint64_t
+        clock_offset_ns;  /* virtual clock: what sleeping has skipped; now = instructions + it */
+    uint64_t clock_check; /* virtual clock: look at it when so many have been executed */
+    uint64_t dr6_pending; /* data breakpoints hit by the current instruction: DR6 bits */
+    jmp_buf unwind;       /* where soft_raise and soft_exit go */
     struct soft_exception exception;
     int delivering; /* vector whose delivery is under way, or -1: a fault in it may be #DF */
     struct engine_exit *exit; /* of the current vcpu_run */
@@ -273,8 +281,10 @@ static inline bool soft_canonical(uint64_t address)
 
 /* --- cpu.c --- */
 
-/* The state after RESET# (SDM vol. 3, table 9-1), but for what lapic, TLB and block cache hold. */
+/* The state after RESET#, and after INIT (SDM vol. 3, table 9-1: the FPU, TSC, MTRRs and most MSRs
+ * are kept), but for what lapic, TLB and block cache hold. */
 void soft_cpu_reset_state(struct soft_cpu *cpu);
+void soft_cpu_init_state(struct soft_cpu *cpu);
 
 /*
  * Derive mode, seg_base and seg_flat. Call after any change to CR0, CR4, EFER, DR7, RFLAGS.VM,

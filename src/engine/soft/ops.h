@@ -9,9 +9,10 @@
 /* OP(name): integer and control flow (exec_int.c, exec_string.c, exec_flow.c) */
 #define OPS_INT(OP)                                                                                \
     OP(ADD)                                                                                        \
-    OP(OR) OP(ADC) OP(SBB) OP(AND) OP(SUB) OP(XOR) OP(CMP) OP(TEST) OP(INC) OP(DEC) OP(NEG)        \
-        OP(NOT) OP(MUL) OP(IMUL1) OP(IMUL2) OP(IMUL3) OP(DIV) OP(IDIV) OP(ROL) OP(ROR) OP(RCL)     \
-            OP(RCR) OP(SHL) OP(SHR) OP(SAR) /* by imm, 1 (imm = 1) */                              \
+    OP(OR)                                                                                         \
+    OP(ADC) OP(SBB) OP(AND) OP(SUB) OP(XOR) OP(CMP) OP(TEST) OP(INC) OP(DEC) OP(NEG) OP(NOT)       \
+        OP(MUL) OP(IMUL1) OP(IMUL2) OP(IMUL3) OP(DIV) OP(IDIV) OP(ROL) OP(ROR) OP(RCL) OP(RCR)     \
+            OP(SHL) OP(SHR) OP(SAR) /* by imm, 1 (imm = 1) */                                      \
         OP(ROL_CL) OP(ROR_CL) OP(RCL_CL) OP(RCR_CL) OP(SHL_CL) OP(SHR_CL) OP(SAR_CL) OP(SHLD) OP(  \
             SHRD) OP(SHLD_CL) OP(SHRD_CL) OP(BT) OP(BTS) OP(BTR) OP(BTC) OP(BT_IMM) OP(BTS_IMM)    \
             OP(BTR_IMM) OP(BTC_IMM) OP(BSF) OP(BSR) OP(TZCNT) OP(LZCNT) OP(POPCNT) OP(BSWAP) OP(   \
@@ -37,8 +38,9 @@
 /* System (exec_sys.c, seg.c, intr.c, msr.c) */
 #define OPS_SYS(OP)                                                                                \
     OP(JMP_FAR)                                                                                    \
-    OP(JMP_FAR_IND) OP(CALL_FAR) OP(CALL_FAR_IND) OP(RET_FAR) OP(IRET) OP(INT) OP(INT3) OP(INT1)   \
-        OP(INTO) OP(UD) /* UD0, UD1, UD2, and all that is undefined */                             \
+    OP(JMP_FAR_IND)                                                                                \
+    OP(CALL_FAR) OP(CALL_FAR_IND) OP(RET_FAR) OP(IRET) OP(INT) OP(INT3) OP(INT1) OP(INTO)          \
+        OP(UD) /* UD0, UD1, UD2, and all that is undefined */                                      \
         OP(MOV_TO_SEG) OP(MOV_FROM_SEG) OP(PUSH_SEG) OP(POP_SEG) OP(LDS) OP(LES) OP(LSS) OP(LFS)   \
             OP(LGS) OP(LGDT) OP(LIDT) OP(SGDT) OP(SIDT) OP(LLDT) OP(SLDT) OP(LTR) OP(STR) OP(LMSW) \
                 OP(SMSW) OP(CLTS) OP(LAR) OP(LSL) OP(VERR) OP(VERW) OP(ARPL) OP(MOV_TO_CR)         \
@@ -58,9 +60,10 @@
     OP(VEC_FLAGS) /* the same, setting RFLAGS (COMISS, PTEST, VTESTPS) */                          \
     OP(VEC_STR)   /* PCMPESTRI/M, PCMPISTRI/M: RAX, RDX in, RCX or XMM0 and flags out */           \
     OP(VEC_GATHER)                                                                                 \
-    OP(VEC_MASKLOAD) OP(VEC_MASKSTORE) /* VPGATHER.., VMASKMOV.., VPMASKMOV.. */                   \
-        OP(VEC_MASKMOVDQU)             /* MASKMOVQ, (V)MASKMOVDQU: to DS:rDI */                    \
-        OP(VEC_ZERO)                   /* VZEROUPPER, VZEROALL */                                  \
+    OP(VEC_MASKLOAD)                                                                               \
+    OP(VEC_MASKSTORE)      /* VPGATHER.., VMASKMOV.., VPMASKMOV.. */                               \
+        OP(VEC_MASKMOVDQU) /* MASKMOVQ, (V)MASKMOVDQU: to DS:rDI */                                \
+        OP(VEC_ZERO)       /* VZEROUPPER, VZEROALL */                                              \
         OP(EMMS) OP(LDMXCSR) OP(STMXCSR)                                                           \
             OP(X87)   /* no operand but the stack, or one memory operand of mem_bytes */           \
         OP(X87_FLAGS) /* FCOMI and the like set RFLAGS; FCMOV reads them */                        \

@@ -31,8 +31,7 @@ struct soft_vm {
         pthread_mutex_t lock;
         pthread_cond_t changed;
         struct soft_cpu *owner;
-        unsigned running; /* vCPUs inside their loop, not parked in soft_exclusive_wait */
-        unsigned waiting;
+        unsigned running; /* vCPUs in their loop, neither asleep nor waiting for a section's end */
     } exclusive;
 };
 
