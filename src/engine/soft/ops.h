@@ -6,6 +6,9 @@
 #ifndef HULL_ENGINE_SOFT_OPS_H
 #define HULL_ENGINE_SOFT_OPS_H
 
+/* Lists that are read a line at a time. */
+/* clang-format off */
+
 /* OP(name): integer and control flow (exec_int.c, exec_string.c, exec_flow.c) */
 #define OPS_INT(OP)                                                                                \
     OP(ADD)                                                                                        \
@@ -70,6 +73,8 @@
         OP(X87_FNSTSW_AX) OP(X87_FLDENV) OP(X87_FNSTENV) OP(X87_FRSTOR) OP(X87_FNSAVE) OP(FWAIT)   \
             OP(FXSAVE) OP(FXRSTOR) OP(XSAVE) OP(XSAVEOPT) OP(XSAVEC) OP(XSAVES) OP(XRSTOR)         \
                 OP(XRSTORS)
+
+/* clang-format on */
 
 #define OP(name) OP_##name,
 enum op {
