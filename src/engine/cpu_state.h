@@ -63,6 +63,11 @@ struct cpu_sregs {
     uint64_t apic_base;
 };
 
+/* x87 and SSE as FXSAVE64 writes them (SDM vol. 2, table 3-50). */
+struct cpu_fpu {
+    uint8_t fxsave[512];
+} __attribute__((aligned(16)));
+
 #define CPU_CR0_PE   (1ULL << 0)
 #define CPU_CR0_MP   (1ULL << 1)
 #define CPU_CR0_ET   (1ULL << 4)

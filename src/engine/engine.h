@@ -5,7 +5,8 @@
  * does not know which engine is under it. Operations go down; port and memory accesses come up as
  * upcalls.
  *
- *     kvm/   Linux KVM, in-kernel irqchip        fake/   scripted exits, for unit tests
+ *     kvm/   Linux KVM, in-kernel irqchip        soft/   an x86 processor of our own
+ *     fake/  scripted exits, for unit tests
  *
  * Threads: an engine_vm is built and freed by one thread. Functions marked [any] may be called from
  * every thread at any time. Functions marked [vcpu] are for the thread that runs that vCPU, or for
@@ -44,13 +45,49 @@ struct engine_vm_config {
 enum engine_exit_kind {
     ENGINE_EXIT_KICK,         /* engine_vcpu_kick(), or a signal */
     ENGINE_EXIT_TRIPLE_FAULT, /* the shutdown state (SDM vol. 3, 6.15, #DF) */
+    ENGINE_EXIT_DEBUG,        /* what vcpu_debug() asked for: engine_exit.debug */
     ENGINE_EXIT_FAILURE, /* the engine cannot go on: text says why, in a sentence, then registers
                           * and the bytes at the instruction pointer, a line each */
 };
 
+/* --- debugging --- */
+
+#define ENGINE_HW_BREAKPOINTS 4
+
+/* Values of DR7.R/W (SDM vol. 3, 17.2.4). */
+enum engine_watch {
+    ENGINE_WATCH_EXECUTE = 0,
+    ENGINE_WATCH_WRITE = 1,
+    ENGINE_WATCH_ACCESS = 3,
+};
+
+struct engine_hw_breakpoint {
+    uint64_t address;  /* linear; a multiple of len_bytes */
+    uint8_t len_bytes; /* 1, 2, 4, 8; 1 for EXECUTE */
+    uint8_t kind;      /* enum engine_watch */
+};
+
+/* What a debugger wants of a vCPU. The guest's own use of its debug registers does not work
+ * meanwhile. */
+struct engine_debug {
+    bool step;        /* leave after one instruction */
+    bool breakpoints; /* leave at an INT3, before it is delivered */
+    unsigned hw_count;
+    struct engine_hw_breakpoint hw[ENGINE_HW_BREAKPOINTS];
+};
+
+enum engine_debug_stop {
+    ENGINE_STOP_STEP,
+    ENGINE_STOP_BREAKPOINT, /* RIP is that of the INT3 */
+    ENGINE_STOP_HARDWARE,   /* hw says which; RIP is that of the instruction to execute, or the one
+                             * after the access */
+};
+
 struct engine_exit {
     enum engine_exit_kind kind;
-    char text[4096]; /* FAILURE only */
+    enum engine_debug_stop stop; /* DEBUG only */
+    unsigned hw;                 /* ENGINE_STOP_HARDWARE: index into engine_debug.hw */
+    char text[4096];             /* FAILURE only */
 };
 
 /* An interrupt message that another thread, or the kernel (vhost), sends by writing an eventfd. */
@@ -150,6 +187,18 @@ struct engine_ops {
     int (*vcpu_get)(struct engine_vcpu *vcpu, struct cpu_regs *regs, struct cpu_sregs *sregs);
     int (*vcpu_set)(struct engine_vcpu *vcpu, const struct cpu_regs *regs,
                     const struct cpu_sregs *sregs);
+
+    /* For debuggers: all of these five, or NULL. */
+    int (*vcpu_get_fpu)(struct engine_vcpu *vcpu, struct cpu_fpu *fpu);
+    int (*vcpu_set_fpu)(struct engine_vcpu *vcpu, const struct cpu_fpu *fpu);
+
+    /* [vcpu] From the next vcpu_run on; NULL: no debugging. -ENOTSUP: this engine cannot. */
+    int (*vcpu_debug)(struct engine_vcpu *vcpu, const struct engine_debug *debug);
+    /* [vcpu] The INT3 that it stopped at is the guest's own: the next vcpu_run delivers it. */
+    int (*vcpu_pass_breakpoint)(struct engine_vcpu *vcpu);
+    /* [vcpu] The guest-physical address behind a linear one, as the guest's kernel would read it,
+     * without a side effect; false: not mapped. */
+    bool (*vcpu_translate)(struct engine_vcpu *vcpu, gva_t gva, gpa_t *gpa);
 
     unsigned (*vcpu_max)(struct engine_vm *vm);
 

@@ -98,6 +98,10 @@ struct vm_config {
     bool exit_port; /* isa-debug-exit at 0xf4 */
     bool debugcon;  /* port 0x402 to the log */
 
+    char *gdb;     /* where a debugger can connect: gdb_config.where; NULL: nowhere */
+    bool gdb_wait; /* do not run before it says so */
+    bool gdb_i386;
+
     /* enum config_action */
     unsigned on_reboot;
     unsigned on_panic;

@@ -44,6 +44,13 @@ static const struct config_field net_fields[] = {
     {0             },
 };
 
+static const struct config_field gdb_fields[] = {
+    {FIELD(struct vm_config, "listen", CONFIG_STRING, gdb)},
+    {FIELD(struct vm_config, "wait", CONFIG_FLAG, gdb_wait)},
+    {FIELD(struct vm_config, "i386", CONFIG_FLAG, gdb_i386)},
+    {0},
+};
+
 #define OPTION(name_, kind_, member) FIELD(struct vm_config, name_, kind_, member)
 
 const struct config_field config_options[] = {
@@ -92,11 +99,18 @@ const struct config_field config_options[] = {
     {OPTION("debugcon",                                         CONFIG_FLAG, debugcon),
      .help = "write what comes on port 0x402 to the log"},
 
-    {OPTION("on-reboot",                                 CONFIG_ENUM, on_reboot), .section = "Endings", .names = restart_names,
+    {.name = "gdb",
+     .kind = CONFIG_GROUP,
+     .offset = 0,
+     .sub = gdb_fields,
+     .value = "[ADDR:]PORT|unix:PATH[,wait][,i386]",
+     .help = "a debugger may connect there; wait: run when it says so"},
+
+    {OPTION("on-reboot",                                                CONFIG_ENUM, on_reboot), .section = "Endings", .names = restart_names,
      .value = "restart|exit", .help = "when the guest resets (default: restart)"},
-    {OPTION("on-panic",                                                CONFIG_ENUM, on_panic), .names = panic_names,
+    {OPTION("on-panic",       CONFIG_ENUM, on_panic), .names = panic_names,
      .value = "exit|restart|continue", .help = "when it reports a panic (default: exit)"},
-    {OPTION("on-triple-fault",       CONFIG_ENUM, on_triple_fault), .names = restart_names,
+    {OPTION("on-triple-fault",                                 CONFIG_ENUM, on_triple_fault), .names = restart_names,
      .value = "exit|restart", .help = "when a vCPU triple-faults (default: exit)"},
-    {0                                },
+    {0                                               },
 };

@@ -12,6 +12,8 @@
 
 #define VCPU_STACK_BYTES (256 * KIB)
 
+#define VCPUS_ALL        UINT_MAX
+
 struct vcpu_thread {
     struct vcpus *set;
     unsigned id;
@@ -34,6 +36,7 @@ struct vcpus {
     pthread_mutex_t lock;
     pthread_cond_t changed; /* paused, quit, or running count changed */
     bool paused;            /* atomic for the fast look between two runs; written under the lock */
+    unsigned only;          /* with paused false: the one vCPU that may run, or VCPUS_ALL */
     bool quit;
     unsigned running; /* threads outside the wait below */
     unsigned ready;   /* threads that have created their vCPU, or failed to */
@@ -42,12 +45,12 @@ struct vcpus {
 };
 
 /* Wait for permission to run. False: the thread ends. */
-static bool vcpu_wait(struct vcpus *set)
+static bool vcpu_wait(struct vcpus *set, unsigned id)
 {
     bool run;
 
     pthread_mutex_lock(&set->lock);
-    while (set->paused && !set->quit)
+    while ((set->paused || (set->only != VCPUS_ALL && set->only != id)) && !set->quit)
         pthread_cond_wait(&set->changed, &set->lock);
     run = !set->quit;
     if (run)
@@ -102,7 +105,7 @@ static void *vcpu_main(void *arg)
     snprintf(name, sizeof(name), "vcpu%u", vcpu->id);
     pthread_setname_np(pthread_self(), name);
     vcpu_create(vcpu);
-    while (vcpu_wait(vcpu->set)) {
+    while (vcpu_wait(vcpu->set, vcpu->id)) {
         vcpu_run_until_paused(vcpu);
         vcpu_parked(vcpu->set);
     }
@@ -198,12 +201,23 @@ void vcpus_free(struct vcpus *set)
     free(set);
 }
 
-void vcpus_resume(struct vcpus *set)
+static void resume(struct vcpus *set, unsigned only)
 {
     pthread_mutex_lock(&set->lock);
+    set->only = only;
     __atomic_store_n(&set->paused, false, __ATOMIC_RELEASE);
     pthread_cond_broadcast(&set->changed);
     pthread_mutex_unlock(&set->lock);
+}
+
+void vcpus_resume(struct vcpus *set)
+{
+    resume(set, VCPUS_ALL);
+}
+
+void vcpus_resume_one(struct vcpus *set, unsigned id)
+{
+    resume(set, id);
 }
 
 void vcpus_kick_all(struct vcpus *set)

@@ -31,6 +31,8 @@ int vcpus_wait_ready(struct vcpus *vcpus, struct err *err);
 void vcpus_free(struct vcpus *vcpus);
 
 void vcpus_resume(struct vcpus *vcpus);
+/* Only this one; the others stay where they are. */
+void vcpus_resume_one(struct vcpus *vcpus, unsigned id);
 /* Returns when no vCPU runs guest code or an upcall. */
 void vcpus_pause(struct vcpus *vcpus);
 

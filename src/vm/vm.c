@@ -14,12 +14,15 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "char/char.h"
+#include "gdb/gdb.h"
 #include "vm/board.h"
+#include "vm/debug.h"
 #include "vm/vcpus.h"
 
 /* What stops the vCPUs and wants a decision of the main loop. */
 enum event_kind {
     EVENT_NONE,
+    EVENT_DEBUG, /* value: vCPU, with vm.debug_exit: all others replace it */
     EVENT_POWER_OFF,
     EVENT_RESET,
     EVENT_PANIC,
@@ -52,7 +55,9 @@ struct vm {
     pthread_mutex_t event_lock;
     enum event_kind event;
     unsigned event_value;
+    struct engine_exit debug_exit; /* of the vCPU that EVENT_DEBUG names */
     struct loop_task event_task;
+    struct debug debug;
 
     int status; /* how vm_run() ends */
 };
@@ -84,7 +89,8 @@ static void signals_immediate(const struct vm *vm)
 static void raise_event(struct vm *vm, enum event_kind kind, unsigned value)
 {
     pthread_mutex_lock(&vm->event_lock);
-    if (vm->event == EVENT_NONE || (vm->event < EVENT_QUIT && kind >= EVENT_QUIT)) {
+    if (vm->event == EVENT_NONE || (vm->event == EVENT_DEBUG && kind != EVENT_DEBUG) ||
+        (vm->event < EVENT_QUIT && kind >= EVENT_QUIT)) {
         vm->event = kind;
         vm->event_value = value;
     }
@@ -134,8 +140,26 @@ static void log_failure(unsigned id, const char *text)
     }
 }
 
+/* A vCPU that stops while another one's stop is not served yet comes to the same breakpoint again
+ * when the debugger lets it go. */
+static void raise_debug_event(struct vm *vm, unsigned id, const struct engine_exit *exit)
+{
+    pthread_mutex_lock(&vm->event_lock);
+    if (vm->event == EVENT_NONE) {
+        vm->debug_exit.kind = exit->kind;
+        vm->debug_exit.stop = exit->stop;
+        vm->debug_exit.hw = exit->hw;
+    }
+    pthread_mutex_unlock(&vm->event_lock);
+    raise_event(vm, EVENT_DEBUG, id);
+}
+
 static void on_vcpu_exit(void *ctx, unsigned id, const struct engine_exit *exit)
 {
+    if (exit->kind == ENGINE_EXIT_DEBUG) {
+        raise_debug_event(ctx, id, exit);
+        return;
+    }
     if (exit->kind == ENGINE_EXIT_TRIPLE_FAULT) {
         raise_event(ctx, EVENT_TRIPLE_FAULT, id);
         return;
@@ -210,6 +234,9 @@ static void decide(struct vm *vm, enum event_kind kind, unsigned value)
 {
     switch (kind) {
     case EVENT_NONE:
+        break;
+    case EVENT_DEBUG:
+        debug_stopped(&vm->debug, value, &vm->debug_exit);
         break;
     case EVENT_POWER_OFF:
         end(vm, VM_END_POWEROFF);
@@ -373,6 +400,24 @@ static int check_cpus(const struct vm *vm, struct err *err)
     return 0;
 }
 
+static int start_debugger(struct vm *vm, struct err *err)
+{
+    if (!vm->config->gdb)
+        return 0;
+    vm->debug = (struct debug){
+        .engine = vm->engine,
+        .mem = vm->board.mem,
+        .vcpus = vm->vcpus,
+        .cpu_count = vm->config->cpus,
+        .kill = on_quit,
+        .ctx = vm,
+    };
+    int ret = debug_start(&vm->debug, vm->loop, vm->config->gdb, vm->config->gdb_i386, err);
+    if (ret == 0 && vm->config->gdb_wait)
+        gdb_set_stopped(vm->debug.gdb);
+    return ret;
+}
+
 static int build(struct vm *vm, struct err *err)
 {
     int ret = loop_new(&vm->loop, 0, err);
@@ -402,7 +447,9 @@ static int build(struct vm *vm, struct err *err)
         ret = vcpus_wait_ready(vm->vcpus, err);
     if (ret == 0)
         ret = check_engine(vm, err);
-    return ret != 0 ? ret : start_cpu0(vm, err);
+    if (ret == 0)
+        ret = start_cpu0(vm, err);
+    return ret != 0 ? ret : start_debugger(vm, err);
 }
 
 static int vm_make(struct vm **out, const struct vm_config *config, const struct engine_ops *ops,
@@ -453,10 +500,12 @@ int vm_new_on(struct vm **vm, const struct vm_config *config, const struct engin
 
 int vm_run(struct vm *vm)
 {
-    vcpus_resume(vm->vcpus);
+    if (!vm->config->gdb_wait)
+        vcpus_resume(vm->vcpus);
     loop_run(vm->loop);
     signals_immediate(vm);
     vcpus_pause(vm->vcpus);
+    debug_end(&vm->debug, vm->status);
     board_quiesce(&vm->board);
     return vm->status;
 }
@@ -465,6 +514,7 @@ void vm_free(struct vm *vm)
 {
     if (!vm)
         return;
+    debug_end(&vm->debug, vm->status);
     vcpus_free(vm->vcpus);
     if (vm->board.engine)
         board_fini(&vm->board);

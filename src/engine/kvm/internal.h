@@ -4,7 +4,7 @@
  *     host.c    /dev/kvm and what it can do        irq.c     routing, MSI, irqfd, ioeventfd
  *     vm.c      the VM, memory slots, dirty log    vcpu.c    running, kicking, registers
  *     probe.c   how fast it is                     state.c   the power-on state, and back to it
- *     report.c  why the guest cannot go on
+ *     report.c  why the guest cannot go on         debug.c   breakpoints, steps, FPU for a debugger
  *
  * Thread rules are those of engine.h. Linux's interface: Documentation/virt/kvm/api.rst.
  */
@@ -170,6 +170,15 @@ int kvm_vm_reset(struct engine_vm *vm, struct err *err);
 int kvm_vcpu_reset(struct engine_vcpu *vcpu, struct err *err);
 /* What firmware would have left in the MSRs. */
 void kvm_state_firmware_msrs(struct kvm_cpu *cpu);
+
+/* debug.c */
+int kvm_vcpu_debug(struct engine_vcpu *vcpu, const struct engine_debug *debug);
+int kvm_vcpu_pass_breakpoint(struct engine_vcpu *vcpu);
+bool kvm_vcpu_translate(struct engine_vcpu *vcpu, gva_t gva, gpa_t *gpa);
+int kvm_vcpu_get_fpu(struct engine_vcpu *vcpu, struct cpu_fpu *fpu);
+int kvm_vcpu_set_fpu(struct engine_vcpu *vcpu, const struct cpu_fpu *fpu);
+/* Fill exit from KVM_EXIT_DEBUG. */
+void kvm_debug_exit(struct kvm_cpu *cpu, struct engine_exit *exit);
 
 /* probe.c */
 void kvm_probe(struct engine_probe *probe);

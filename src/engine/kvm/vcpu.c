@@ -236,6 +236,9 @@ static bool handle_exit(struct kvm_cpu *cpu, struct engine_exit *exit)
     case KVM_EXIT_SHUTDOWN:
         exit->kind = ENGINE_EXIT_TRIPLE_FAULT;
         return true;
+    case KVM_EXIT_DEBUG:
+        kvm_debug_exit(cpu, exit);
+        return true;
     case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:
         return false;

@@ -349,6 +349,11 @@ const struct engine_ops engine_kvm = {
     .vcpu_kick = kvm_vcpu_kick,
     .vcpu_get = kvm_vcpu_get,
     .vcpu_set = kvm_vcpu_set,
+    .vcpu_get_fpu = kvm_vcpu_get_fpu,
+    .vcpu_set_fpu = kvm_vcpu_set_fpu,
+    .vcpu_debug = kvm_vcpu_debug,
+    .vcpu_pass_breakpoint = kvm_vcpu_pass_breakpoint,
+    .vcpu_translate = kvm_vcpu_translate,
     .vcpu_max = kvm_vcpu_max,
     .phys_bits = kvm_phys_bits,
 };
