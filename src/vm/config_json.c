@@ -228,11 +228,14 @@ static json_t *list_json(const struct config_field *field, const void *base)
     return list;
 }
 
-/* Is there nothing to say of it? */
+/* Is there nothing to say of it? A group is not there when its first field, which it cannot do
+ * without, is not. */
 static bool field_absent(const struct config_field *field, const void *base)
 {
     const void *at = (const char *)base + field->offset;
 
+    if (field->kind == CONFIG_GROUP && field->sub[0].kind == CONFIG_STRING)
+        return field_absent(&field->sub[0], at);
     return (field->kind == CONFIG_STRING && !*(char *const *)at) ||
            (field->kind == CONFIG_FORWARDS &&
             ((const struct config_net *)base)->forward_count == 0);
