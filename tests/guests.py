@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guests that tests and `make run` boot, all out of Debian's packages, unmodified:
 
-    kernel("cloud" | "standard" | "rt")   vmlinuz, vmlinux (for PVH), configuration, modules
+    kernel("cloud" | "standard" | "rt" | "i386")
+                                          vmlinuz, vmlinux (for PVH), configuration, modules
     xen()                                 the Xen hypervisor (Multiboot)
+    memtest("x64" | "ia32")               memtest86+, which boots as a bzImage does
     initrd(kind)                          a small test system: busybox and the kernel's virtio modules
     debian()                              a Debian root file system, a raw ext4 disk image
 
@@ -34,7 +36,9 @@ PACKAGES = {
     "cloud": "linux-image-cloud-amd64",
     "standard": "linux-image-amd64",
     "rt": "linux-image-rt-amd64",
+    "i386": "linux-image-686",
     "xen": "xen-system-amd64",
+    "memtest": "memtest86+",
 }
 # What the test system loads, in this order.
 GUEST_MODULES = ("crc32c-intel", "crc32c_generic", "virtio_pci", "virtio_blk", "virtio_net",
@@ -102,22 +106,47 @@ class _Lock:
 # --- packages ---
 
 
-def _depends(package):
-    text = subprocess.run(["apt-cache", "depends", package], stdout=subprocess.PIPE,
-                          stderr=subprocess.DEVNULL, text=True, check=False).stdout
+def _apt_options(kind):
+    """Options of apt for packages of another architecture, with lists and caches of their own."""
+    if kind != "i386":
+        return []
+    folder = os.path.join(cache_folder(), ".apt-i386")
+    for name in ("lists/partial", "cache/archives/partial"):
+        os.makedirs(f"{folder}/{name}", exist_ok=True)
+    return [word for option in (
+        "APT::Architecture=i386", "APT::Architectures::=i386", f"Dir::State::lists={folder}/lists",
+        f"Dir::Cache={folder}/cache", "Dir::State::status=/dev/null") for word in ("-o", option)]
+
+
+def _depends(kind):
+    text = subprocess.run(["apt-cache", *_apt_options(kind), "depends", PACKAGES[kind]],
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                          check=False).stdout
     return re.findall(r"Depends: ([^\s<>]+)", text)
+
+
+def _update_lists(kind):
+    say("updating the package lists")
+    options = _apt_options(kind)
+    command = ["apt-get", "-q", *options, "-o", "APT::Sandbox::User=root", "update"]
+    # Lists of our own need no root; and of several sources one may be out of reach.
+    if options:
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    else:
+        _run(_as_root(command))
 
 
 def _real_package(kind):
     """The package that holds the files: the one that Debian's metapackage depends on."""
+    if kind == "memtest":
+        return PACKAGES[kind]
     wanted = r"xen-hypervisor-[0-9.]+-amd64" if kind == "xen" else r"linux-image-[0-9].*"
     for attempt in range(2):
-        for name in _depends(PACKAGES[kind]):
+        for name in _depends(kind):
             if re.fullmatch(wanted, name):
                 return name
         if attempt == 0:
-            say("updating the package lists")
-            _run(_as_root(["apt-get", "-q", "update"]))
+            _update_lists(kind)
     raise GuestError(f"the package sources know no {PACKAGES[kind]}: they must offer Debian's main")
 
 
@@ -129,12 +158,12 @@ def _as_root(command):
     raise GuestError(f"needs to run as root: {' '.join(command)}")
 
 
-def _unpack(package, folder, keep):
+def _unpack(kind, package, folder, keep):
     """Download a package and unpack the members of it that match the patterns `keep`."""
     with tempfile.TemporaryDirectory(dir=cache_folder()) as temporary:
         start = time.monotonic()
-        _run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package],
-             cwd=temporary)
+        _run(["apt-get", "-q", *_apt_options(kind), "-o", "APT::Sandbox::User=root", "download",
+              package], cwd=temporary)
         deb, = glob.glob(f"{temporary}/*.deb")
         size = os.path.getsize(deb) / 1e6
         tree = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE)
@@ -161,13 +190,17 @@ def _fetch(kind, modules):
             keep = ["./boot/*"] + [f"*/{m}.ko" for m in modules or ()]
             if kind == "cloud":
                 keep.append("./lib/modules/*")
-            elif kind != "xen":
+            elif modules:
                 keep += ["*/drivers/virtio/*", "*/drivers/net/net_failover.ko",
                          "*/net/core/failover.ko", "*/char/hw_random/*", "*/misc/pvpanic/*",
                          "*/fs/jbd2/*", "*/fs/mbcache.ko", "*/lib/*crc*.ko", "*/crypto/*crc*.ko"]
-            _unpack(package, partial, keep)
+            _unpack(kind, package, partial, keep)
             if kind == "xen":
                 _prepare_xen(partial)
+            elif kind == "memtest":
+                for name in ("x64", "ia32"):
+                    os.rename(f"{partial}/boot/memtest86+{name}.bin", f"{partial}/{name}")
+                shutil.rmtree(f"{partial}/boot")
             else:
                 _prepare_kernel(partial)
             with open(f"{partial}/package", "w", encoding="ascii") as file:
@@ -253,6 +286,12 @@ def kernel(kind="cloud"):
 def xen():
     """The path of the uncompressed Xen image; beside it stands xen.gz as Debian ships it."""
     return f"{_fetch('xen', None)}/xen"
+
+
+@functools.lru_cache(maxsize=None)
+def memtest(kind):
+    """The path of memtest86+, "x64" or "ia32"."""
+    return f"{_fetch('memtest', None)}/{kind}"
 
 
 def initrd(kind="cloud"):
