@@ -43,6 +43,8 @@ struct region_private {
 
 struct mem {
     struct mem_options options;
+    mem_written_fn written;
+    void *written_ctx;
     size_t count;
     struct mem_region regions[MEM_REGIONS_MAX];
     struct region_private privates[MEM_REGIONS_MAX];
@@ -287,7 +289,7 @@ static int mem_add(struct mem *mem, const char *name, gpa_t base, uint64_t len, 
         return code;
 
     struct mem_region region = {
-        .name = name, .base = base, .len_bytes = len, .fd = -1, .read_only = read_only};
+        .mem = mem, .name = name, .base = base, .len_bytes = len, .fd = -1, .read_only = read_only};
     struct region_private private = {0};
     code = region_map(&mem->options, &region, &private, err);
     if (code < 0)
@@ -364,6 +366,9 @@ static struct mem_region *region_find(struct mem *mem, gpa_t gpa, uint64_t len, 
  */
 static void region_mark(struct mem_region *region, uint64_t offset, uint64_t len)
 {
+    const struct mem *mem = region->mem;
+    if (mem->written)
+        mem->written(mem->written_ctx, region, offset, len);
     uint64_t *dirty = __atomic_load_n(&region->dirty, __ATOMIC_ACQUIRE);
     if (!dirty)
         return;
@@ -466,6 +471,12 @@ void mem_discard_all(struct mem *mem)
         if (mem->options.prefault && prefault(r, &err) < 0)
             log_warn("mem", "%s", err.text);
     }
+}
+
+void mem_on_write(struct mem *mem, mem_written_fn fn, void *ctx)
+{
+    mem->written_ctx = ctx;
+    mem->written = fn;
 }
 
 /* --- dirty log --- */

@@ -49,7 +49,10 @@ struct mem_options {
     bool mergeable;  /* MADV_MERGEABLE: offer to KSM */
 };
 
+struct mem;
+
 struct mem_region {
+    struct mem *mem;    /* whose region it is */
     const char *name;   /* "ram-low", "ram-high"; static string */
     gpa_t base;         /* page aligned */
     uint64_t len_bytes; /* multiple of the page size */
@@ -61,8 +64,6 @@ struct mem_region {
 };
 
 #define MEM_REGIONS_MAX 16
-
-struct mem;
 
 int mem_new(struct mem **mem, const struct mem_options *options, struct err *err);
 void mem_free(struct mem *mem);
@@ -101,6 +102,16 @@ int mem_zero(struct mem *mem, gpa_t gpa, uint64_t len);
 
 /* Zero all RAM, giving the pages back to the host: guest RAM as after power-on. ROM is kept. */
 void mem_discard_all(struct mem *mem);
+
+/*
+ * Be told of every write of the VMM to guest memory, after the bytes are there: for an engine that
+ * keeps decoded code. offset and len are in bytes of the region, not empty. fn runs on the writer's
+ * thread and must be quick. Set while the machine is built; at most one. Where a pointer from
+ * mem_ptr(MEM_WRITE) is written to later, mem_mark_dirty_host() is what tells.
+ */
+typedef void (*mem_written_fn)(void *ctx, const struct mem_region *region, uint64_t offset,
+                               uint64_t len);
+void mem_on_write(struct mem *mem, mem_written_fn fn, void *ctx);
 
 /*
  * Dirty logging of the VMM's own writes. mem_dirty_collect() ORs the pages of region `index`
