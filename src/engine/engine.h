@@ -40,6 +40,8 @@ struct engine_vm_config {
     unsigned vcpu_count;
     const struct engine_upcalls *upcalls;
     void *upcall_ctx;
+    const char *cpu_model; /* NULL: the engine's best; the string stays */
+    bool virtual_clock;    /* time advances with instructions: soft only */
 };
 
 enum engine_exit_kind {
@@ -217,6 +219,7 @@ struct engine_vcpu {
 };
 
 extern const struct engine_ops engine_kvm;
+extern const struct engine_ops engine_soft;
 extern const struct engine_ops engine_fake;
 
 /* By the name on the command line; NULL when there is none. "fake" is for tests and not found here.

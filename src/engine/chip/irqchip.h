@@ -52,6 +52,10 @@ int irqchip_gsi_set(struct irqchip *chip, unsigned gsi, bool level);
 int irqchip_pic_set(struct irqchip *chip, unsigned irq, bool level);
 int irqchip_msi_send(struct irqchip *chip, uint64_t addr, uint32_t data);
 
+/* One message to one processor, by number (a paravirtual IPI). */
+struct ipi;
+void irqchip_send_to(struct irqchip *chip, unsigned cpu, const struct ipi *ipi);
+
 /* --- a vCPU's side --- */
 
 /* Is there an interrupt that would be taken with RFLAGS.IF set? Cheap. */

@@ -31,6 +31,7 @@
 
 struct insn;
 struct block_cache;
+struct cpuid_table;
 struct lapic;
 struct soft_vm;
 struct tlb;
@@ -56,35 +57,40 @@ struct tlb;
 #define RFLAGS_VIP   (1ULL << 20)
 #define RFLAGS_ID    (1ULL << 21)
 /* The six that arithmetic sets. */
-#define RFLAGS_ARITH   (RFLAGS_CF | RFLAGS_PF | RFLAGS_AF | RFLAGS_ZF | RFLAGS_SF | RFLAGS_OF)
+#define RFLAGS_ARITH     (RFLAGS_CF | RFLAGS_PF | RFLAGS_AF | RFLAGS_ZF | RFLAGS_SF | RFLAGS_OF)
 
-#define CR0_EM         (1ULL << 2)
-#define CR0_TS         (1ULL << 3)
-#define CR0_AM         (1ULL << 18)
-#define CR0_NW         (1ULL << 29)
-#define CR0_CD         (1ULL << 30)
+#define CR0_EM           (1ULL << 2)
+#define CR0_TS           (1ULL << 3)
+#define CR0_AM           (1ULL << 18)
+#define CR0_NW           (1ULL << 29)
+#define CR0_CD           (1ULL << 30)
 
-#define CR4_VME        (1ULL << 0)
-#define CR4_PVI        (1ULL << 1)
-#define CR4_TSD        (1ULL << 2)
-#define CR4_DE         (1ULL << 3)
-#define CR4_PSE        (1ULL << 4)
-#define CR4_MCE        (1ULL << 6)
-#define CR4_PGE        (1ULL << 7)
-#define CR4_PCE        (1ULL << 8)
-#define CR4_OSFXSR     (1ULL << 9)
-#define CR4_OSXMMEXCPT (1ULL << 10)
-#define CR4_UMIP       (1ULL << 11)
-#define CR4_FSGSBASE   (1ULL << 16)
-#define CR4_PCIDE      (1ULL << 17)
-#define CR4_OSXSAVE    (1ULL << 18)
-#define CR4_SMEP       (1ULL << 20)
-#define CR4_SMAP       (1ULL << 21)
-#define CR4_PKE        (1ULL << 22)
+#define APIC_BASE_BSP    (1ULL << 8)
+#define APIC_BASE_X2APIC (1ULL << 10)
+#define APIC_BASE_ENABLE (1ULL << 11)
 
-#define EFER_SCE       (1ULL << 0)
-#define EFER_NXE       (1ULL << 11)
-#define EFER_FFXSR     (1ULL << 14)
+#define CR4_VME          (1ULL << 0)
+#define CR4_PVI          (1ULL << 1)
+#define CR4_TSD          (1ULL << 2)
+#define CR4_DE           (1ULL << 3)
+#define CR4_PSE          (1ULL << 4)
+#define CR4_MCE          (1ULL << 6)
+#define CR4_PGE          (1ULL << 7)
+#define CR4_PCE          (1ULL << 8)
+#define CR4_OSFXSR       (1ULL << 9)
+#define CR4_OSXMMEXCPT   (1ULL << 10)
+#define CR4_UMIP         (1ULL << 11)
+#define CR4_FSGSBASE     (1ULL << 16)
+#define CR4_PCIDE        (1ULL << 17)
+#define CR4_OSXSAVE      (1ULL << 18)
+#define CR4_SMEP         (1ULL << 20)
+#define CR4_SMAP         (1ULL << 21)
+#define CR4_PKE          (1ULL << 22)
+
+#define EFER_SCE         (1ULL << 0)
+#define EFER_NXE         (1ULL << 11)
+#define EFER_FFXSR       (1ULL << 14)
+#define EFER_AUTOIBRS    (1ULL << 21)
 
 enum soft_vector {
     EXC_DE = 0,  /* divide error */
@@ -137,11 +143,11 @@ enum soft_event {
     SOFT_EVENT_IRQ = 1 << 1,  /* the local APIC or the PIC may have an interrupt for us */
     SOFT_EVENT_NMI = 1 << 2,
     SOFT_EVENT_INIT = 1 << 3,
-    SOFT_EVENT_SIPI = 1 << 4,  /* with soft_cpu.sipi_vector */
-    SOFT_EVENT_MMU = 1 << 5,   /* mmu_serve(): another vCPU wants something dropped from our TLB */
-    SOFT_EVENT_STOP = 1 << 6,  /* another vCPU is in an exclusive section: wait for its end */
-    SOFT_EVENT_CLOCK = 1 << 7, /* virtual clock: a timer is due */
-    SOFT_EVENT_SMI = 1 << 8,   /* reserved: there is no system management mode */
+    SOFT_EVENT_SIPI = 1 << 4,   /* with soft_cpu.sipi_vector */
+    SOFT_EVENT_MMU = 1 << 5,    /* mmu_serve(): another vCPU wants something dropped from our TLB */
+    SOFT_EVENT_STOP = 1 << 6,   /* another vCPU is in an exclusive section: wait for its end */
+    SOFT_EVENT_CLOCK = 1 << 7,  /* virtual clock: a timer is due */
+    SOFT_EVENT_UNHALT = 1 << 8, /* a paravirtual kick: go on after HLT */
 };
 
 /* What a vCPU does when no event is pending. */
@@ -233,19 +239,30 @@ struct soft_cpu {
     bool no_interrupt;     /* shadow of STI or MOV SS: none before the next instruction is done */
     bool no_debug;         /* shadow of MOV SS: no debug exception either */
     bool nmi_blocked;      /* until IRET */
+    bool ran;              /* since power-on or reset */
     uint8_t activity;      /* enum soft_activity */
     uint8_t sipi_vector;   /* atomic */
     uint32_t events;       /* atomic, enum soft_event; a futex while the vCPU sleeps */
+    uint32_t pauses;       /* PAUSE executed: exec_flow.c */
     uint32_t sleeping;     /* atomic: notify must wake */
     uint64_t instructions; /* executed so far (up to date between blocks) */
     uint64_t
-        clock_offset_ns;  /* virtual clock: what sleeping has skipped; now = instructions + it */
-    uint64_t clock_check; /* virtual clock: look at it when so many have been executed */
-    uint64_t dr6_pending; /* data breakpoints hit by the current instruction: DR6 bits */
-    jmp_buf unwind;       /* where soft_raise and soft_exit go */
+        clock_offset_ns;   /* virtual clock: what sleeping has skipped; now = instructions + it */
+    uint64_t random_state; /* virtual clock: RDRAND's */
+    uint64_t clock_check;  /* virtual clock: look at it when so many have been executed */
+    uint64_t dr6_pending;  /* data breakpoints hit by the current instruction: DR6 bits */
+    jmp_buf unwind;        /* where soft_raise and soft_exit go */
     struct soft_exception exception;
     int delivering; /* vector whose delivery is under way, or -1: a fault in it may be #DF */
     struct engine_exit *exit; /* of the current vcpu_run */
+
+    struct soft_debug {
+        bool on;
+        bool pass_breakpoint; /* the next INT3 is the guest's */
+        bool resumed;         /* do not stop before the first instruction */
+        unsigned hit;         /* 1 + the watchpoint that the current instruction has hit */
+        struct engine_debug want;
+    } debug;
 
     /* --- architectural state that is less often used --- */
     struct cpu_segment seg[SEG_COUNT], tr, ldt;
@@ -257,7 +274,10 @@ struct soft_cpu {
     struct soft_fpu fpu;
 
     /* --- other modules' --- */
+    uint64_t block_key; /* block.c: fetch_key with the decoding mode: soft_cpu_update_key() */
+    uint64_t fetch_key; /* mmu.c: equal to an earlier value: what was fetched then is there still */
     struct soft_vm *vm;
+    struct cpuid_table *cpuid;  /* model's, with this vCPU's place in the topology */
     struct tlb *tlb;            /* mmu.c */
     struct block_cache *blocks; /* block.c */
     struct lapic *lapic;        /* chip/lapic.h */
@@ -279,12 +299,27 @@ static inline bool soft_canonical(uint64_t address)
     return (uint64_t)((int64_t)(address << 16) >> 16) == address;
 }
 
+/*
+ * What a block that was found by RIP alone depends on besides: the translation (fetch_key counts up
+ * and never reaches the upper bits), and how bytes are decoded. Without a flat CS no block is found
+ * so.
+ */
+static inline void soft_cpu_update_key(struct soft_cpu *cpu)
+{
+    uint64_t mode = cpu->mode.code_bits | (uint64_t)cpu->mode.careful << 7 |
+                    (uint64_t)(cpu->mode.real || cpu->mode.v86) << 8;
+    cpu->block_key = cpu->seg_flat >> SEG_CS & 1 ? cpu->fetch_key | mode << 48 : UINT64_MAX;
+}
+
 /* --- cpu.c --- */
 
 /* The state after RESET#, and after INIT (SDM vol. 3, table 9-1: the FPU, TSC, MTRRs and most MSRs
  * are kept), but for what lapic, TLB and block cache hold. */
 void soft_cpu_reset_state(struct soft_cpu *cpu);
 void soft_cpu_init_state(struct soft_cpu *cpu);
+
+/* The MSRs that firmware would have set up, where the guest is entered without any. */
+void soft_cpu_firmware_state(struct soft_cpu *cpu);
 
 /*
  * Derive mode, seg_base and seg_flat. Call after any change to CR0, CR4, EFER, DR7, RFLAGS.VM,
@@ -316,6 +351,9 @@ void soft_cpu_notify(struct soft_cpu *cpu, uint32_t events);
  */
 void soft_exclusive_begin(struct soft_cpu *cpu);
 void soft_exclusive_end(struct soft_cpu *cpu);
+/* The same for a thread that runs no vCPU. */
+void soft_exclusive_begin_outside(struct soft_vm *vm);
+void soft_exclusive_end_outside(struct soft_vm *vm);
 
 void soft_vcpu_run(struct engine_vcpu *vcpu, struct engine_exit *exit);
 void soft_vcpu_kick(struct engine_vcpu *vcpu);

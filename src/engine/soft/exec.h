@@ -47,7 +47,7 @@ static inline uint8_t *soft_reg8(struct soft_cpu *cpu, const struct insn *insn, 
 /* A 32-bit result zeroes the upper half; 8- and 16-bit ones leave the rest. */
 static inline void soft_set_reg16(struct soft_cpu *cpu, unsigned reg, uint16_t value)
 {
-    *(uint16_t *)(void *)&cpu->gpr[reg] = value;
+    cpu->gpr[reg] = (cpu->gpr[reg] & ~0xffffULL) | value;
 }
 
 static inline void soft_set_reg32(struct soft_cpu *cpu, unsigned reg, uint32_t value)

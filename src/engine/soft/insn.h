@@ -25,16 +25,16 @@ typedef void soft_exec_fn(struct soft_cpu *cpu, const struct insn *insn);
 /* Where the instruction's explicit operands are (Op/En of the SDM, less the immediate). The first
  * is the destination where there is one. */
 enum insn_form {
-    FORM_NONE,     /* no explicit operand but perhaps an immediate */
-    FORM_RM,       /* r/m */
-    FORM_RM_REG,   /* r/m, reg */
-    FORM_REG_RM,   /* reg, r/m */
-    FORM_OPREG,    /* register in the opcode's low bits: in `rm`, with is_mem false */
-    FORM_ACC,      /* rAX with an immediate, or with `moffs` or a port */
+    FORM_NONE,   /* no explicit operand but perhaps an immediate */
+    FORM_RM,     /* r/m */
+    FORM_RM_REG, /* r/m, reg */
+    FORM_REG_RM, /* reg, r/m */
+    FORM_OPREG,  /* register in the opcode's low bits: in `rm`, with is_mem false; XCHG: and rAX */
+    FORM_ACC,    /* rAX with an immediate, a port, or `moffs` (in imm; is_mem is false) */
     FORM_REG_V_RM, /* VEX: reg, vvvv, r/m */
     FORM_V_RM,     /* VEX: vvvv, r/m (shifts by immediate, BLSR and the like) */
-    FORM_REG_RM_V, /* VEX: reg, r/m, vvvv (BEXTR, SHLX; and stores r/m, vvvv, reg: VMASKMOV) */
-    FORM_RM_V_REG, /* VEX: r/m, vvvv, reg */
+    FORM_REG_RM_V, /* VEX: reg, r/m, vvvv (BEXTR, SHLX; gathers) */
+    FORM_RM_V_REG, /* VEX: r/m, vvvv, reg (VMASKMOV to memory, VMOVSS of registers) */
 };
 
 /* struct opcode.attr */
@@ -70,6 +70,7 @@ enum insn_attr {
     ATTR_NO_DST = 1 << 27,    /* writes no register nor memory (compare, test) */
     ATTR_IMM_REG = 1 << 28,   /* VEX: imm8[7:4] is a fourth register (VBLENDV) */
     ATTR_X87_NOWAIT = 1 << 29, /* does not look at pending x87 exceptions (FNINIT, FNSTSW, ...) */
+    ATTR_XMM0 = 1 << 30,       /* reads XMM0 beside its operands (legacy BLENDV, SHA256RNDS2) */
 };
 
 /* CPUID features that instructions depend on: the decoder refuses what the model has not. */
@@ -155,8 +156,8 @@ enum insn_prefix {
     PREFIX_REPNE = 1 << 2, /* F2, likewise */
     PREFIX_OPSIZE = 1 << 3,
     PREFIX_ADDRSIZE = 1 << 4,
-    PREFIX_REX = 1 << 5, /* any: byte registers 4-7 are SPL..DIL */
-    PREFIX_REX_W = 1 << 6,
+    PREFIX_REX = 1 << 5,   /* any: byte registers 4-7 are SPL..DIL */
+    PREFIX_REX_W = 1 << 6, /* or VEX.W; in 16- and 32-bit code only where it selects the opcode */
     PREFIX_VEX = 1 << 7,
 };
 
@@ -168,7 +169,7 @@ struct insn {
     uint64_t addr_mask; /* of the effective address: 2^16-1, 2^32-1, all ones */
     int32_t disp;
     uint16_t next_offset; /* of the next instruction from the start of the block's first page */
-    uint16_t op;          /* opcode->op */
+    uint16_t op;          /* opcode->op; or OP_UD, whatever opcode says */
     uint16_t imm2;        /* second immediate: ENTER's level, selector of a far pointer */
     uint8_t prefixes;     /* enum insn_prefix */
     uint8_t len;          /* 1-15 */
@@ -188,6 +189,23 @@ struct insn {
     void *aux;            /* the executing module's own (vector stubs): set by exec_bind() */
     uint8_t bytes[INSN_LEN_MAX + 1]; /* as fetched */
 };
+
+/* What an instruction does to the flags of RFLAGS_ARITH and DF. */
+struct insn_flags {
+    uint16_t read;      /* decide, are copied, or may remain */
+    uint16_t written;   /* have a defined value afterwards */
+    uint16_t undefined; /* have none by the manual */
+};
+
+#define INSN_COUNT_UNKNOWN (-1)
+
+/*
+ * The opcode's facts made exact for this instruction. Shifts of a count of 0 leave the flags alone,
+ * of 1 define OF. `count`: CL for shifts by CL, or INSN_COUNT_UNKNOWN: then what may remain is in
+ * `read` too; others ignore it. CMPS and SCAS with REP are taken for run at least once, or with
+ * INSN_COUNT_UNKNOWN perhaps not at all. decode_flags.c
+ */
+struct insn_flags insn_flags(const struct insn *insn, int count);
 
 /* imm8[7:4] of ATTR_IMM_REG */
 static inline unsigned insn_imm_reg(const struct insn *insn)

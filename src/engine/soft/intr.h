@@ -22,6 +22,9 @@ void intr_deliver_external(struct soft_cpu *cpu, uint8_t vector);
  * raise EXC n: it delivers at once; next_rip is what the handler returns to. */
 void intr_software(struct soft_cpu *cpu, uint8_t vector, uint64_t next_rip);
 
+/* INT n in virtual-8086 mode: by IOPL and the redirection bitmap. */
+void intr_software_v86(struct soft_cpu *cpu, uint8_t vector, uint64_t next_rip);
+
 /*
  * `second` came up while `first` (a vector) was delivered: what results (SDM vol. 3, table 6-5):
  * second itself, a double fault, or (return false) shutdown. first -1: second itself.

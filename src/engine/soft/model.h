@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * CPU models of the soft engine: the CPUID that the guest sees and the features that the decoder
+ * The processor of the soft engine: the CPUID that the guest sees and the features that the decoder
  * accepts, which are the same thing by construction.
  *
  *     host         what the engine does well on this host (the default)
@@ -25,13 +25,14 @@ struct soft_model {
     uint64_t cr4_allowed;     /* bits MOV to CR4 may set */
     uint64_t efer_allowed;
     unsigned phys_bits;
+    bool amd;                                        /* vendor: where the two differ */
     bool nx, pcid, gib_pages, smep, smap, umip, pku; /* for the MMU's reserved bits */
 };
 
 /* spec: "host", "x86-64-v3,-avx2,+rdrand"; NULL is "host". */
 int model_init(struct soft_model *model, const char *spec, unsigned vcpu_count, struct err *err);
 
-/* CPUID of a vCPU, with what depends on its state (OSXSAVE, APIC id, XSAVE sizes). */
+/* CPUID of a vCPU, with what depends on its state (OSXSAVE, OSPKE, XSAVE sizes). */
 void model_cpuid(const struct soft_cpu *cpu, uint32_t function, uint32_t index, uint32_t out[4]);
 
 #endif

@@ -8,13 +8,18 @@
 
 #include <pthread.h>
 
+#include "base/log.h"
 #include "engine/chip/clock.h"
 #include "engine/chip/irqchip.h"
 #include "engine/engine.h"
 #include "engine/soft/cpu.h"
 #include "engine/soft/model.h"
 
-struct code_pages; /* mmu.c */
+struct code_pages; /* pages.c */
+struct irqfds;     /* irqfd.c */
+
+/* The date at which a virtual clock begins: 2026-01-01 00:00 UTC. */
+#define SOFT_VIRTUAL_EPOCH 1767225600
 
 struct soft_vm {
     struct engine_vm base;
@@ -23,14 +28,22 @@ struct soft_vm {
     struct soft_model model;
     struct chip_clock *clock;
     struct irqchip *irqchip;
-    struct code_pages *code; /* mmu.c: of all regions */
-    struct soft_cpu **cpus;  /* config.vcpu_count; NULL until made */
+    struct code_pages *code;      /* pages.c: of all regions */
+    struct log_budget msr_budget; /* for MSRs that there are not */
+    struct soft_cpu **cpus;       /* config.vcpu_count; NULL until made */
+
+    pthread_mutex_t ioeventfd_lock;
+    struct engine_ioeventfd *ioeventfds;
+    unsigned ioeventfd_count; /* atomic for a look without the lock */
+    struct irqfds *irqfds;
+
+    pthread_mutex_t build_lock; /* vCPUs are made while memory is mapped */
 
     /* Exclusive sections: run.c. */
     struct soft_exclusive {
         pthread_mutex_t lock;
         pthread_cond_t changed;
-        struct soft_cpu *owner;
+        bool owned;
         unsigned running; /* vCPUs in their loop, neither asleep nor waiting for a section's end */
     } exclusive;
 };
@@ -50,6 +63,15 @@ void soft_pio_write(struct soft_cpu *cpu, uint16_t port, unsigned size, const vo
 void soft_mmio_read(struct soft_cpu *cpu, uint64_t gpa, unsigned size, void *data);
 void soft_mmio_write(struct soft_cpu *cpu, uint64_t gpa, unsigned size, const void *data);
 
+/* --- irqfd.c --- */
+
+int irqfds_init(struct soft_vm *vm, struct err *err);
+void irqfds_fini(struct soft_vm *vm);
+int soft_irqfd_new(struct engine_vm *vm, struct engine_irqfd *irqfd);
+int soft_irqfd_set(struct engine_vm *vm, struct engine_irqfd *irqfd, uint64_t addr, uint32_t data,
+                   bool masked);
+void soft_irqfd_free(struct engine_vm *vm, struct engine_irqfd *irqfd);
+
 /* --- pv.c: KVM's paravirtual interface (Linux Documentation/virt/kvm/x86/{cpuid,msr,hypercalls})
  */
 
@@ -59,6 +81,12 @@ bool pv_msr_write(struct soft_cpu *cpu, uint32_t index, uint64_t value, bool *ha
 void pv_hypercall(struct soft_cpu *cpu);
 /* CPUID 0x40000001 EAX. */
 uint32_t pv_features(void);
+
+/* The vCPU is about to sleep, or awake again: what other vCPUs wanted of its TLB meanwhile. */
+void pv_sleeps(struct soft_cpu *cpu);
+void pv_wakes(struct soft_cpu *cpu);
+/* The TSC was changed: tell the guest's clock page. */
+void pv_write_clock(struct soft_cpu *cpu);
 
 /* The guest's time stamp counter now, and its rate. */
 uint64_t soft_tsc(struct soft_cpu *cpu);

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The MMU by file:
+ *     mmu.c       TLB sets, and the slow paths of all accesses
+ *     walk.c      page tables
+ *     pages.c     what is known of guest pages: decoded code on them, the dirty log
+ */
+#ifndef HULL_ENGINE_SOFT_MMU_INTERNAL_H
+#define HULL_ENGINE_SOFT_MMU_INTERNAL_H
+
+#include "engine/soft/mmu.h"
+#include "engine/soft/vm.h"
+
+#define PAGE_BYTES  4096ULL
+#define PAGE_OFFSET (PAGE_BYTES - 1)
+
+/* --- walk.c --- */
+
+struct mmu_access {
+    bool write, fetch;
+    bool user;     /* CPL 3, and no implicit supervisor access */
+    bool implicit; /* of the processor itself (descriptor tables, TSS): SMAP holds whatever AC is */
+};
+
+struct mmu_page {
+    uint64_t gpa;       /* of the 4 KiB page */
+    uint64_t page_size; /* of the mapping: 4 KiB, 2 MiB, 4 MiB, 1 GiB */
+    bool writable;      /* by this kind of access, and the dirty bit is set */
+    bool executable;    /* by this kind of access */
+};
+
+/*
+ * Translate a canonical linear address for an access, with all that the access does to the tables
+ * (accessed and dirty bits). false: *error is the page fault's error code.
+ */
+bool mmu_walk(struct soft_cpu *cpu, uint64_t la, struct mmu_access access, struct mmu_page *page,
+              uint32_t *error);
+/* Without checks of permission and changes. */
+bool mmu_walk_quietly(struct soft_cpu *cpu, uint64_t la, uint64_t *gpa);
+
+/* --- pages.c --- */
+
+/* Of a page of RAM or ROM. */
+struct page_info {
+    uint32_t generation; /* atomic: counts invalidations of code */
+    uint32_t reserved;
+    uint64_t lines; /* atomic: 64-byte lines that hold decoded code */
+};
+
+struct page_region {
+    const struct mem_region *region; /* NULL: the slot is not used */
+    struct page_info *info;          /* a page each */
+    uint64_t *dirty;                 /* atomic bitmap; NULL: never logged */
+    size_t info_bytes;
+    unsigned slot;
+};
+
+struct code_pages {
+    struct page_region regions[MEM_REGIONS_MAX];
+    bool logging; /* changes only in an exclusive section */
+};
+
+/* The region that holds a guest-physical page, or NULL. */
+struct page_region *pages_find(struct soft_vm *vm, uint64_t gpa, uint64_t *offset);
+
+/* A store to [offset, offset + len), inside a page of RAM, has been made, by a vCPU's slow path or
+ * by the VMM: decoded code there is stale. True: there was some. */
+bool pages_written(struct page_region *region, uint64_t offset, uint64_t len);
+
+/* For the dirty log: the page that holds offset was written. */
+void pages_dirty(struct soft_vm *vm, struct page_region *region, uint64_t offset);
+
+/* May a vCPU write to the page without telling: no code on it, and nothing to log? Notes the page
+ * in the log and in the vCPU's list of pages with a write tag. */
+bool pages_allow_fast_write(struct soft_cpu *cpu, struct page_region *region, uint64_t offset);
+
+/* --- mmu.c --- */
+
+/* Kinds of access that have translations of their own. */
+enum tlb_kind {
+    TLB_SUPERVISOR, /* SMAP enforced, if it is on */
+    TLB_USER,
+    TLB_SUPERVISOR_AC, /* SMAP is on and RFLAGS.AC lifts it */
+    TLB_KINDS,
+};
+
+/* Address spaces that are kept, by PCID. */
+#define TLB_SPACES 4
+
+/* Never the generation of an entry: with it every access takes the slow path. */
+#define TLB_GENERATION_NEVER 0xfffULL
+
+struct tlb_space {
+    bool valid;
+    uint16_t pcid;
+    uint64_t last_used;
+    uint64_t generation;              /* of all its entries */
+    uint64_t serial;                  /* unique: changes whenever an entry may have gone */
+    uint64_t large_first, large_last; /* linear range in which there are pieces of large pages */
+    struct tlb_entry *entries[TLB_KINDS]; /* NULL until used */
+};
+
+#define MMU_REQUESTS 64
+
+struct tlb_sets {
+    struct tlb_space spaces[TLB_SPACES];
+    struct tlb_space *space; /* the current one */
+    enum tlb_kind kind;
+    bool always_slow; /* alignment checks or data breakpoints are on */
+    uint64_t uses, serials;
+    uint64_t pdpte[4];
+    uint64_t *tagged[MEM_REGIONS_MAX]; /* atomic bitmap by page: a write tag may exist */
+
+    pthread_mutex_t lock; /* the requests */
+    uint64_t requests[MMU_REQUESTS];
+    unsigned request_count;
+    bool request_all;
+};
+
+/* The bitmap of a region for a vCPU; -ENOMEM. */
+int mmu_add_region(struct soft_cpu *cpu, size_t index);
+
+/* Drop the write tags of a page from all sets of the vCPU (its own thread, or an exclusive
+ * section). */
+void tlb_drop_write_tags(struct soft_cpu *cpu, uint64_t gpa);
+
+#endif
