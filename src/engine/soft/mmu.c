@@ -1,0 +1,621 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The TLB, and accesses that its fast path does not allow.
+ *
+ * A vCPU keeps translations of several address spaces (by PCID; without PCIDs there is one), each
+ * with a set for every kind of access that may see the page tables differently: supervisor, user,
+ * and supervisor with SMAP lifted. The fast path looks only at the current set. Flushing a space is
+ * counting up its generation, which is part of every tag.
+ *
+ * Global pages are kept in each space like others and may go with it: the architecture lets a TLB
+ * forget at any time.
+ */
+#include "engine/soft/mmu.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bitmap.h"
+#include "base/err.h"
+#include "base/units.h"
+#include "engine/soft/insn.h"
+#include "engine/soft/mmu_internal.h"
+
+/* tlb_entry.physical, below the page's address */
+#define TLB_EXECUTABLE 1u
+
+/* What a set points to before it has entries: no tag of it ever matches. */
+static const struct tlb_entry no_entries[TLB_ENTRIES];
+
+#define NO_TAG UINT64_MAX
+
+/* --- sets --- */
+
+static void space_clear(struct tlb_space *space)
+{
+    for (unsigned kind = 0; kind < TLB_KINDS; kind++) {
+        for (unsigned i = 0; space->entries[kind] && i < TLB_ENTRIES; i++) {
+            space->entries[kind][i].read_tag = NO_TAG;
+            space->entries[kind][i].write_tag = NO_TAG;
+        }
+    }
+}
+
+/* Fetches in the space may find something else from now on. */
+static void space_renew(struct tlb_sets *sets, struct tlb_space *space)
+{
+    space->serial = ++sets->serials;
+}
+
+static void space_flush(struct tlb_sets *sets, struct tlb_space *space)
+{
+    space_renew(sets, space);
+    space->large_first = UINT64_MAX;
+    space->large_last = 0;
+    if (++space->generation >= TLB_GENERATION_NEVER) {
+        space->generation = 0;
+        space_clear(space);
+    }
+}
+
+/* Make the fast path look at the current space and kind. */
+static void publish(struct soft_cpu *cpu)
+{
+    struct tlb *tlb = cpu->tlb;
+    struct tlb_sets *sets = tlb->sets;
+    struct tlb_entry *entries = sets->space->entries[sets->kind];
+    /* The fast path does not write to entries. */
+    tlb->set = entries ? entries : (struct tlb_entry *)(uintptr_t)no_entries;
+    tlb->generation =
+        sets->always_slow || !entries ? TLB_GENERATION_NEVER : sets->space->generation;
+    cpu->fetch_key = sets->space->serial * TLB_KINDS + sets->kind;
+    soft_cpu_update_key(cpu);
+}
+
+void mmu_flush_all(struct soft_cpu *cpu)
+{
+    struct tlb_sets *sets = cpu->tlb->sets;
+    for (unsigned i = 0; i < TLB_SPACES; i++) {
+        if (&sets->spaces[i] != sets->space)
+            sets->spaces[i].valid = false;
+        space_flush(sets, &sets->spaces[i]);
+    }
+    publish(cpu);
+}
+
+static struct tlb_space *space_find(struct tlb_sets *sets, uint16_t pcid)
+{
+    for (unsigned i = 0; i < TLB_SPACES; i++) {
+        if (sets->spaces[i].valid && sets->spaces[i].pcid == pcid)
+            return &sets->spaces[i];
+    }
+    return NULL;
+}
+
+static struct tlb_space *space_least_used(struct tlb_sets *sets)
+{
+    struct tlb_space *found = &sets->spaces[0];
+    for (unsigned i = 0; i < TLB_SPACES; i++) {
+        if (!sets->spaces[i].valid)
+            return &sets->spaces[i];
+        if (sets->spaces[i].last_used < found->last_used)
+            found = &sets->spaces[i];
+    }
+    return found;
+}
+
+void mmu_cr3_written(struct soft_cpu *cpu, bool keep)
+{
+    struct tlb_sets *sets = cpu->tlb->sets;
+    uint16_t pcid = cpu->cr4 & CR4_PCIDE ? cpu->cr3 & 0xfff : 0;
+    struct tlb_space *space = space_find(sets, pcid);
+    if (!space) {
+        space = space_least_used(sets);
+        space->valid = true;
+        space->pcid = pcid;
+        keep = false;
+    }
+    if (!keep)
+        space_flush(sets, space);
+    space->last_used = ++sets->uses;
+    sets->space = space;
+    publish(cpu);
+}
+
+void mmu_select(struct soft_cpu *cpu)
+{
+    struct tlb_sets *sets = cpu->tlb->sets;
+    bool lifted = cpu->cr4 & CR4_SMAP && cpu->rflags & RFLAGS_AC;
+    enum tlb_kind kind = cpu->mode.cpl == 3 ? TLB_USER
+                         : lifted           ? TLB_SUPERVISOR_AC
+                                            : TLB_SUPERVISOR;
+    bool alignment = cpu->cr0 & CR0_AM && cpu->rflags & RFLAGS_AC && cpu->mode.cpl == 3;
+    bool slow = alignment || cpu->dr[7] & 0xff || (cpu->debug.on && cpu->debug.want.hw_count > 0);
+    if (kind == sets->kind && slow == sets->always_slow)
+        return;
+    sets->kind = kind;
+    sets->always_slow = slow;
+    publish(cpu);
+}
+
+static void drop_page(struct tlb_space *space, uint64_t la)
+{
+    for (unsigned kind = 0; kind < TLB_KINDS; kind++) {
+        if (!space->entries[kind])
+            continue;
+        struct tlb_entry *e = &space->entries[kind][la >> 12 & (TLB_ENTRIES - 1)];
+        if (((e->read_tag ^ la) & ~PAGE_OFFSET) == 0 || ((e->write_tag ^ la) & ~PAGE_OFFSET) == 0)
+            e->read_tag = e->write_tag = NO_TAG;
+    }
+}
+
+static void space_drop(struct tlb_sets *sets, struct tlb_space *space, uint64_t la)
+{
+    space_renew(sets, space);
+    if (la >= space->large_first && la <= space->large_last)
+        space_flush(sets, space);
+    else
+        drop_page(space, la);
+}
+
+void mmu_invlpg(struct soft_cpu *cpu, uint64_t address)
+{
+    struct tlb_sets *sets = cpu->tlb->sets;
+    /* In other spaces only global translations are meant; dropping more is allowed. */
+    for (unsigned i = 0; i < TLB_SPACES; i++)
+        space_drop(sets, &sets->spaces[i], address & cpu->mode.linear_mask);
+    publish(cpu);
+}
+
+enum invpcid_type {
+    INVPCID_ADDRESS,
+    INVPCID_SINGLE,
+    INVPCID_ALL_GLOBAL,
+    INVPCID_ALL,
+};
+
+void mmu_invpcid(struct soft_cpu *cpu, unsigned type, unsigned pcid, uint64_t address)
+{
+    struct tlb_sets *sets = cpu->tlb->sets;
+    struct tlb_space *space = space_find(sets, (uint16_t)pcid);
+    switch ((enum invpcid_type)type) {
+    case INVPCID_ADDRESS:
+        if (space)
+            space_drop(sets, space, address);
+        break;
+    case INVPCID_SINGLE:
+        if (space)
+            space_flush(sets, space);
+        break;
+    case INVPCID_ALL_GLOBAL:
+    case INVPCID_ALL:
+        mmu_flush_all(cpu);
+        break;
+    }
+    publish(cpu);
+}
+
+void tlb_drop_write_tags(struct soft_cpu *cpu, uint64_t gpa)
+{
+    for (unsigned i = 0; i < TLB_SPACES; i++) {
+        struct tlb_space *space = &cpu->tlb->sets->spaces[i];
+        for (unsigned kind = 0; kind < TLB_KINDS; kind++) {
+            struct tlb_entry *e = space->entries[kind];
+            for (unsigned n = 0; e && n < TLB_ENTRIES; n++, e++) {
+                if ((e->physical & ~PAGE_OFFSET) == gpa)
+                    e->write_tag = NO_TAG;
+            }
+        }
+    }
+}
+
+/* --- one page --- */
+
+struct page {
+    uint64_t gpa;               /* of the page */
+    struct page_region *region; /* NULL: no RAM or ROM */
+    uint64_t offset;            /* of the page in the region */
+    bool fast_write;
+};
+
+static struct tlb_entry *entry_for(struct soft_cpu *cpu, uint64_t la)
+{
+    struct tlb_sets *sets = cpu->tlb->sets;
+    struct tlb_entry **entries = &sets->space->entries[sets->kind];
+    if (!*entries) {
+        *entries = malloc(TLB_ENTRIES * sizeof(struct tlb_entry));
+        if (!*entries)
+            return NULL; /* every access stays slow */
+        for (unsigned i = 0; i < TLB_ENTRIES; i++)
+            (*entries)[i] = (struct tlb_entry){.read_tag = NO_TAG, .write_tag = NO_TAG};
+        publish(cpu);
+    }
+    return &(*entries)[la >> 12 & (TLB_ENTRIES - 1)];
+}
+
+static void note_large(struct tlb_space *space, uint64_t la, uint64_t page_size)
+{
+    uint64_t first = la & ~(page_size - 1);
+    if (first < space->large_first)
+        space->large_first = first;
+    if (first + page_size - 1 > space->large_last)
+        space->large_last = first + page_size - 1;
+}
+
+/* Remember what a walk has found for accesses of the current kind. */
+static void fill(struct soft_cpu *cpu, uint64_t la, const struct mmu_page *found, struct page *page)
+{
+    struct tlb_sets *sets = cpu->tlb->sets;
+    page->fast_write = found->writable && !page->region->region->read_only &&
+                       pages_allow_fast_write(cpu, page->region, page->offset);
+    struct tlb_entry *e = entry_for(cpu, la);
+    if (!e)
+        return;
+    uint64_t tag = (la & ~PAGE_OFFSET) | sets->space->generation;
+    e->read_tag = tag;
+    e->write_tag = page->fast_write ? tag : NO_TAG;
+    e->host = page->region->region->host + page->offset;
+    e->physical = page->gpa | (found->executable ? TLB_EXECUTABLE : 0);
+    if (found->page_size > PAGE_BYTES)
+        note_large(sets->space, la, found->page_size);
+}
+
+_Noreturn static void raise_not_canonical(struct soft_cpu *cpu)
+{
+    bool stack = cpu->insn && cpu->insn->is_mem && cpu->insn->seg == SEG_SS;
+    soft_raise_error(cpu, stack ? EXC_SS : EXC_GP, 0);
+}
+
+static struct page page_at(struct soft_cpu *cpu, uint64_t la, struct mmu_access access,
+                           bool cacheable)
+{
+    struct mmu_page found;
+    struct page page = {0};
+    uint32_t error;
+    if (!soft_canonical(la))
+        raise_not_canonical(cpu);
+    if (!mmu_walk(cpu, la, access, &found, &error))
+        soft_raise_page_fault(cpu, la, error);
+    page.gpa = found.gpa;
+    page.region = pages_find(cpu->vm, found.gpa, &page.offset);
+    /* The local APIC's page hides what lies under it. */
+    if (found.gpa == (cpu->apic_base & ~PAGE_OFFSET) && cpu->apic_base & APIC_BASE_ENABLE)
+        page.region = NULL;
+    if (page.region && cacheable)
+        fill(cpu, la, &found, &page);
+    return page;
+}
+
+static struct mmu_access access_of(const struct soft_cpu *cpu, bool write)
+{
+    return (struct mmu_access){.write = write, .user = cpu->mode.cpl == 3};
+}
+
+static const struct mmu_access system_read = {.implicit = true};
+static const struct mmu_access system_write = {.implicit = true, .write = true};
+
+/* --- what an access does beyond the bytes --- */
+
+static unsigned breakpoint_bytes(uint64_t dr7, unsigned index)
+{
+    static const uint8_t bytes[] = {1, 2, 8, 4};
+    return bytes[dr7 >> (18 + 4 * index) & 3];
+}
+
+static void note_watchpoints(struct soft_cpu *cpu, uint64_t la, unsigned size, bool write)
+{
+    const struct engine_debug *want = &cpu->debug.want;
+    for (unsigned i = 0; i < want->hw_count; i++) {
+        const struct engine_hw_breakpoint *hw = &want->hw[i];
+        bool wanted = hw->kind == ENGINE_WATCH_ACCESS || (hw->kind == ENGINE_WATCH_WRITE && write);
+        if (wanted && la < hw->address + hw->len_bytes && hw->address < la + size)
+            cpu->debug.hit = i + 1;
+    }
+}
+
+/* Data breakpoints (SDM vol. 3, 17.2.4) that the access touches: reported after the instruction. */
+static void note_breakpoints(struct soft_cpu *cpu, uint64_t la, unsigned size, bool write)
+{
+    uint64_t dr7 = cpu->dr[7];
+    if (cpu->debug.on)
+        note_watchpoints(cpu, la, size, write);
+    if (!(dr7 & 0xff))
+        return;
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned kind = dr7 >> (16 + 4 * i) & 3;
+        uint64_t len = breakpoint_bytes(dr7, i);
+        uint64_t first = cpu->dr[i] & ~(len - 1);
+        bool wanted = kind == ENGINE_WATCH_ACCESS || (kind == ENGINE_WATCH_WRITE && write);
+        if (dr7 >> (2 * i) & 3 && wanted && la < first + len && first < la + size)
+            cpu->dr6_pending |= 1ULL << i;
+    }
+}
+
+/* #AC comes after #PF and #GP in priority, so after the translation. */
+static void check_alignment(struct soft_cpu *cpu, uint64_t la, unsigned size)
+{
+    if (cpu->mode.cpl == 3 && cpu->rflags & RFLAGS_AC && cpu->cr0 & CR0_AM &&
+        (la & (size - 1)) != 0)
+        soft_raise_error(cpu, EXC_AC, 0);
+}
+
+/*
+ * Guest memory is shared with other vCPUs and devices, and races on it are the guest's: an access
+ * of a natural size is one access here too, so that an aligned one is never seen in halves.
+ */
+static void copy_in(void *to, const uint8_t *from, unsigned size)
+{
+    switch (size) {
+    case 1:
+        *(uint8_t *)to = *from;
+        break;
+    case 2:
+        memcpy(to, from, 2);
+        break;
+    case 4:
+        memcpy(to, from, 4);
+        break;
+    case 8:
+        memcpy(to, from, 8);
+        break;
+    default:
+        memcpy(to, from, size);
+        break;
+    }
+}
+
+static void page_read(struct soft_cpu *cpu, const struct page *page, uint64_t la, void *buf,
+                      unsigned size)
+{
+    uint64_t in_page = la & PAGE_OFFSET;
+    if (page->region) {
+        copy_in(buf, page->region->region->host + page->offset + in_page, size);
+        return;
+    }
+    for (unsigned done = 0; done < size;) {
+        unsigned now = size - done < 8 ? size - done : 8;
+        soft_mmio_read(cpu, page->gpa + in_page + done, now, (uint8_t *)buf + done);
+        done += now;
+    }
+}
+
+/* A store that had no write tag was made. */
+static void note_written(struct soft_cpu *cpu, struct page_region *region, uint64_t offset,
+                         unsigned size)
+{
+    pages_dirty(cpu->vm, region, offset);
+    if (pages_written(region, offset, size))
+        cpu->stop_block = true;
+}
+
+static void page_write(struct soft_cpu *cpu, const struct page *page, uint64_t la, const void *buf,
+                       unsigned size)
+{
+    uint64_t in_page = la & PAGE_OFFSET;
+    /* A write to a ROM goes up, as one to nothing does. */
+    if (page->region && !page->region->region->read_only) {
+        copy_in(page->region->region->host + page->offset + in_page, buf, size);
+        if (!page->fast_write)
+            note_written(cpu, page->region, page->offset + in_page, size);
+        return;
+    }
+    for (unsigned done = 0; done < size;) {
+        unsigned now = size - done < 8 ? size - done : 8;
+        soft_mmio_write(cpu, page->gpa + in_page + done, now, (const uint8_t *)buf + done);
+        done += now;
+    }
+}
+
+/* How much of [la, la + size) lies in la's page. */
+static unsigned first_part(uint64_t la, unsigned size)
+{
+    uint64_t left = PAGE_BYTES - (la & PAGE_OFFSET);
+    return left < size ? (unsigned)left : size;
+}
+
+static uint64_t next_page(const struct soft_cpu *cpu, uint64_t la)
+{
+    return ((la & ~PAGE_OFFSET) + PAGE_BYTES) & cpu->mode.linear_mask;
+}
+
+static void access_bytes(struct soft_cpu *cpu, uint64_t la, void *buf, unsigned size, bool write)
+{
+    struct mmu_access access = access_of(cpu, write);
+    unsigned part = first_part(la, size);
+    struct page first = page_at(cpu, la, access, true), second = {0};
+    uint64_t second_la = next_page(cpu, la);
+    if (part < size)
+        second = page_at(cpu, second_la, access, true);
+    if (size <= 8)
+        check_alignment(cpu, la, size);
+    note_breakpoints(cpu, la, size, write);
+    if (write) {
+        page_write(cpu, &first, la, buf, part);
+        if (part < size)
+            page_write(cpu, &second, second_la, (uint8_t *)buf + part, size - part);
+    } else {
+        page_read(cpu, &first, la, buf, part);
+        if (part < size)
+            page_read(cpu, &second, second_la, (uint8_t *)buf + part, size - part);
+    }
+}
+
+/* --- accessors --- */
+
+uint64_t mmu_read_slow(struct soft_cpu *cpu, uint64_t la, unsigned size)
+{
+    uint64_t value = 0;
+    access_bytes(cpu, la, &value, size, false);
+    return value;
+}
+
+void mmu_write_slow(struct soft_cpu *cpu, uint64_t la, unsigned size, uint64_t value)
+{
+    access_bytes(cpu, la, &value, size, true);
+}
+
+uint64_t mmu_read_for_write_slow(struct soft_cpu *cpu, uint64_t la, unsigned size)
+{
+    mmu_check(cpu, la, size, true);
+    return mmu_read_slow(cpu, la, size);
+}
+
+void mmu_read_bytes(struct soft_cpu *cpu, uint64_t la, void *buf, unsigned len)
+{
+    access_bytes(cpu, la, buf, len, false);
+}
+
+void mmu_write_bytes(struct soft_cpu *cpu, uint64_t la, const void *buf, unsigned len)
+{
+    access_bytes(cpu, la, (void *)(uintptr_t)buf, len, true);
+}
+
+void mmu_check(struct soft_cpu *cpu, uint64_t la, unsigned len, bool write)
+{
+    struct mmu_access access = access_of(cpu, write);
+    page_at(cpu, la, access, true);
+    if (first_part(la, len) < len)
+        page_at(cpu, next_page(cpu, la), access, true);
+    if (len <= 8)
+        check_alignment(cpu, la, len);
+}
+
+uint64_t mmu_read_system(struct soft_cpu *cpu, uint64_t la, unsigned size)
+{
+    uint64_t value = 0;
+    unsigned part = first_part(la, size);
+    struct page first = page_at(cpu, la, system_read, false);
+    page_read(cpu, &first, la, &value, part);
+    if (part < size) {
+        uint64_t second_la = next_page(cpu, la);
+        struct page second = page_at(cpu, second_la, system_read, false);
+        page_read(cpu, &second, second_la, (uint8_t *)&value + part, size - part);
+    }
+    return value;
+}
+
+void mmu_write_system(struct soft_cpu *cpu, uint64_t la, unsigned size, uint64_t value)
+{
+    unsigned part = first_part(la, size);
+    uint64_t second_la = next_page(cpu, la);
+    struct page first = page_at(cpu, la, system_write, false), second = {0};
+    if (part < size)
+        second = page_at(cpu, second_la, system_write, false);
+    page_write(cpu, &first, la, &value, part);
+    if (part < size)
+        page_write(cpu, &second, second_la, (uint8_t *)&value + part, size - part);
+}
+
+uint8_t *mmu_lock(struct soft_cpu *cpu, uint64_t la, unsigned size)
+{
+    uint8_t *host = mmu_fast(cpu, la, size, true);
+    if (host)
+        return host;
+    if (first_part(la, size) < size)
+        return NULL;
+    struct page page = page_at(cpu, la, access_of(cpu, true), true);
+    check_alignment(cpu, la, size);
+    note_breakpoints(cpu, la, size, true);
+    if (!page.region || page.region->region->read_only)
+        return NULL;
+    return page.region->region->host + page.offset + (la & PAGE_OFFSET);
+}
+
+void mmu_lock_done(struct soft_cpu *cpu, uint64_t la, unsigned size)
+{
+    if (mmu_fast(cpu, la, size, true))
+        return;
+    struct page page = page_at(cpu, la, access_of(cpu, true), true);
+    if (page.region)
+        note_written(cpu, page.region, page.offset + (la & PAGE_OFFSET), size);
+}
+
+uint8_t *mmu_span(struct soft_cpu *cpu, uint64_t la, bool write, unsigned *len)
+{
+    *len = (unsigned)(PAGE_BYTES - (la & PAGE_OFFSET));
+    uint8_t *host = mmu_fast(cpu, la, 1, write);
+    if (host)
+        return host;
+    struct page page = page_at(cpu, la, access_of(cpu, write), true);
+    if (page.region && !cpu->tlb->sets->always_slow && (!write || page.fast_write))
+        return page.region->region->host + page.offset + (la & PAGE_OFFSET);
+    *len = 0;
+    return NULL;
+}
+
+uint64_t mmu_fetch_page(struct soft_cpu *cpu, uint64_t la, const uint8_t **host)
+{
+    const struct tlb *tlb = cpu->tlb;
+    const struct tlb_entry *e = &tlb->set[la >> 12 & (TLB_ENTRIES - 1)];
+    if (e->read_tag == ((la & ~PAGE_OFFSET) | tlb->generation) && e->physical & TLB_EXECUTABLE) {
+        *host = e->host;
+        return e->physical & ~PAGE_OFFSET;
+    }
+    if (!soft_canonical(la))
+        soft_raise_error(cpu, EXC_GP, 0);
+    struct mmu_access access = access_of(cpu, false);
+    access.fetch = true;
+    struct page page = page_at(cpu, la, access, false);
+    *host = page.region ? page.region->region->host + page.offset : NULL;
+    return page.gpa;
+}
+
+bool mmu_translate(struct soft_cpu *cpu, uint64_t la, uint64_t *gpa)
+{
+    return soft_canonical(la) && mmu_walk_quietly(cpu, la, gpa);
+}
+
+/* --- life --- */
+
+int mmu_add_region(struct soft_cpu *cpu, size_t index)
+{
+    const struct mem_region *region = cpu->vm->code->regions[index].region;
+    uint64_t **tagged = &cpu->tlb->sets->tagged[index];
+    if (!*tagged)
+        *tagged = calloc(bitmap_words(region->len_bytes / PAGE_BYTES), sizeof(uint64_t));
+    return *tagged ? 0 : -ENOMEM;
+}
+
+int mmu_init(struct soft_cpu *cpu, struct err *err)
+{
+    cpu->tlb = calloc(1, sizeof(*cpu->tlb));
+    struct tlb_sets *sets = calloc(1, sizeof(*sets));
+    if (!cpu->tlb || !sets) {
+        free(cpu->tlb);
+        free(sets);
+        cpu->tlb = NULL;
+        return err_errno(err, ENOMEM, "the TLB of vCPU %u", cpu->base.id);
+    }
+    pthread_mutex_init(&sets->lock, NULL);
+    cpu->tlb->sets = sets;
+    for (unsigned i = 0; i < TLB_SPACES; i++)
+        space_flush(sets, &sets->spaces[i]);
+    sets->space = &sets->spaces[0];
+    sets->space->valid = true;
+    publish(cpu);
+    for (size_t i = 0; i < MEM_REGIONS_MAX && cpu->vm->code->regions[i].region; i++) {
+        if (mmu_add_region(cpu, i) < 0) {
+            mmu_fini(cpu);
+            return err_errno(err, ENOMEM, "the TLB of vCPU %u", cpu->base.id);
+        }
+    }
+    return 0;
+}
+
+void mmu_fini(struct soft_cpu *cpu)
+{
+    if (!cpu->tlb)
+        return;
+    struct tlb_sets *sets = cpu->tlb->sets;
+    for (unsigned i = 0; i < TLB_SPACES; i++) {
+        for (unsigned kind = 0; kind < TLB_KINDS; kind++)
+            free(sets->spaces[i].entries[kind]);
+    }
+    for (size_t i = 0; i < MEM_REGIONS_MAX; i++)
+        free(sets->tagged[i]);
+    pthread_mutex_destroy(&sets->lock);
+    free(sets);
+    free(cpu->tlb);
+    cpu->tlb = NULL;
+}
