@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/chip/ioapic.h"
+
+#define ENTRY_VECTOR     0xffULL
+#define ENTRY_LOGICAL    (1ULL << 11)
+#define ENTRY_REMOTE_IRR (1ULL << 14)
+#define ENTRY_LEVEL      (1ULL << 15)
+#define ENTRY_MASKED     (1ULL << 16)
+#define ENTRY_WRITABLE   0xff0000000001afffULL
+#define VERSION          (0x11u | (IOAPIC_PINS - 1) << 16)
+
+#define REG_SELECT       0x00u
+#define REG_WINDOW       0x10u
+
+static const struct state_field ioapic_fields[] = {
+    STATE_U64(struct ioapic_state, entry, 1, ENTRY_MASKED, "Redirection table"),
+    STATE_U32(struct ioapic_state, id, 1, 0, "IOAPICID"),
+    STATE_U32(struct ioapic_state, level, 1, 0, "Levels of the inputs"),
+    STATE_U32(struct ioapic_state, pending, 1, 0, "Edges that came while masked"),
+    STATE_U8(struct ioapic_state, index, 1, 0, "IOREGSEL"),
+    STATE_PAD(struct ioapic_state, pad_),
+};
+const struct state_table ioapic_table =
+    STATE_TABLE("ioapic", struct ioapic_state, 1, ioapic_fields);
+
+/* The message that the entry stands for (SDM vol. 3, 10.11). */
+static void send(struct ioapic *ioapic, uint64_t entry)
+{
+    uint64_t addr = 0xfee00000ULL | (entry >> 56) << 12 | (entry & ENTRY_LOGICAL ? 4 : 0);
+    bool level = entry & ENTRY_LEVEL;
+    uint32_t data = (uint32_t)(entry & 0x7ff) | (level ? 1u << 15 | 1u << 14 : 0);
+    ioapic->send(ioapic->ctx, addr, data);
+}
+
+/* Deliver what the pin asks for, if it may be. */
+static void service(struct ioapic *ioapic, unsigned pin)
+{
+    struct ioapic_state *s = &ioapic->s;
+    uint64_t *entry = &s->entry[pin];
+    uint32_t bit = 1u << pin;
+    if (*entry & ENTRY_MASKED)
+        return;
+    if (*entry & ENTRY_LEVEL) {
+        if (!(s->level & bit) || *entry & ENTRY_REMOTE_IRR)
+            return;
+        *entry |= ENTRY_REMOTE_IRR;
+    } else {
+        if (!(s->pending & bit))
+            return;
+        s->pending &= ~bit;
+    }
+    send(ioapic, *entry);
+}
+
+void ioapic_reset(struct ioapic *ioapic)
+{
+    state_reset(&ioapic_table, &ioapic->s);
+}
+
+void ioapic_set(struct ioapic *ioapic, unsigned pin, bool level)
+{
+    struct ioapic_state *s = &ioapic->s;
+    uint32_t bit = 1u << pin;
+    /* The inputs are active high here, whatever polarity the guest has been told of. */
+    bool was = s->level & bit;
+    s->level = level ? s->level | bit : s->level & ~bit;
+    if (level && !was && !(s->entry[pin] & ENTRY_LEVEL))
+        s->pending |= bit;
+    service(ioapic, pin);
+    /* An edge while masked is lost, as KVM's and the 82093AA's are. */
+    if (s->entry[pin] & ENTRY_MASKED)
+        s->pending &= ~bit;
+}
+
+void ioapic_eoi(struct ioapic *ioapic, uint8_t vector)
+{
+    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++) {
+        uint64_t *entry = &ioapic->s.entry[pin];
+        if ((*entry & ENTRY_VECTOR) != vector || !(*entry & ENTRY_LEVEL) ||
+            !(*entry & ENTRY_REMOTE_IRR))
+            continue;
+        *entry &= ~ENTRY_REMOTE_IRR;
+        service(ioapic, pin);
+    }
+}
+
+static void write_entry(struct ioapic *ioapic, unsigned pin, bool high, uint32_t value)
+{
+    uint64_t *entry = &ioapic->s.entry[pin];
+    uint64_t old = *entry;
+    uint64_t fresh =
+        high ? (old & 0xffffffffULL) | (uint64_t)value << 32 : (old & ~0xffffffffULL) | value;
+    *entry = (fresh & ENTRY_WRITABLE) | (old & ENTRY_REMOTE_IRR);
+    /* Software that has no EOI register makes an entry edge triggered to clear remote IRR. */
+    if (!(*entry & ENTRY_LEVEL))
+        *entry &= ~ENTRY_REMOTE_IRR;
+    service(ioapic, pin);
+}
+
+uint32_t ioapic_read(struct ioapic *ioapic, uint32_t offset)
+{
+    const struct ioapic_state *s = &ioapic->s;
+    if (offset == REG_SELECT)
+        return s->index;
+    if (offset != REG_WINDOW)
+        return 0;
+    switch (s->index) {
+    case 0:
+    case 2: /* arbitration ID */
+        return s->id;
+    case 1:
+        return VERSION;
+    default:
+        break;
+    }
+    unsigned pin = (s->index - 0x10u) / 2;
+    if (s->index < 0x10 || pin >= IOAPIC_PINS)
+        return UINT32_MAX;
+    return (uint32_t)(s->index & 1 ? s->entry[pin] >> 32 : s->entry[pin]);
+}
+
+void ioapic_write(struct ioapic *ioapic, uint32_t offset, uint32_t value)
+{
+    struct ioapic_state *s = &ioapic->s;
+    if (offset == REG_SELECT) {
+        s->index = (uint8_t)value;
+        return;
+    }
+    if (offset != REG_WINDOW)
+        return;
+    if (s->index == 0)
+        s->id = value & 0x0f000000;
+    unsigned pin = (s->index - 0x10u) / 2;
+    if (s->index >= 0x10 && pin < IOAPIC_PINS)
+        write_entry(ioapic, pin, s->index & 1, value);
+}

@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/chip/pit.h"
+
+#define PIT_HZ       1193182ULL
+#define NS_PER_S     1000000000ULL
+#define PORT_SPEAKER 0x61
+#define PORT_CONTROL 0x43
+#define SPEAKER_GATE 0x01
+#define SPEAKER_MASK 0x03
+#define REFRESH_NS   15085 /* port 0x61 bit 4 toggles with the memory refresh of old */
+
+static const struct state_field channel_fields[] = {
+    STATE_U64(struct pit_channel, start_ns, 1, 0, "Time at which counting began"),
+    STATE_U32(struct pit_channel, reload, 1, 65536, "Count that was loaded"),
+    STATE_U16(struct pit_channel, latch, 1, 0, "Latched count"),
+    STATE_U8(struct pit_channel, latched, 1, 0, "Bytes of the latch still to be read"),
+    STATE_U8(struct pit_channel, status, 1, 0, "Latched status"),
+    STATE_U8(struct pit_channel, status_latched, 1, 0, "A status is latched"),
+    STATE_U8(struct pit_channel, mode, 1, 3, "Mode, 0-5"),
+    STATE_U8(struct pit_channel, access, 1, 3, "Access: 1 low byte, 2 high, 3 both"),
+    STATE_U8(struct pit_channel, bcd, 1, 0, "Counts in BCD"),
+    STATE_U8(struct pit_channel, write_low, 1, 0, "First of two bytes written"),
+    STATE_U8(struct pit_channel, write_half, 1, 0, "The second byte is to be written"),
+    STATE_U8(struct pit_channel, read_half, 1, 0, "The second byte is to be read"),
+    STATE_U8(struct pit_channel, gate, 1, 1, "Gate input"),
+    STATE_U8(struct pit_channel, armed, 1, 0, "Is counting"),
+    STATE_PAD(struct pit_channel, pad_),
+};
+static const struct state_table channel_table =
+    STATE_TABLE("8254-counter", struct pit_channel, 1, channel_fields);
+
+static const struct state_field pit_fields[] = {
+    STATE_STRUCT(struct pit_state, channel, struct pit_channel, 1, &channel_table, "Counters"),
+    STATE_U8(struct pit_state, speaker, 1, 0, "Port 0x61: speaker gate and data"),
+    STATE_PAD(struct pit_state, pad_),
+};
+const struct state_table pit_table = STATE_TABLE("pit", struct pit_state, 1, pit_fields);
+
+__extension__ typedef unsigned __int128 uint128;
+
+static uint64_t ticks_of_ns(uint64_t ns)
+{
+    return (uint64_t)((uint128)ns * PIT_HZ / NS_PER_S);
+}
+
+/* The first nanosecond at which so many ticks have gone by. */
+static uint64_t ns_of_ticks(uint64_t ticks)
+{
+    return (uint64_t)(((uint128)ticks * NS_PER_S + PIT_HZ - 1) / PIT_HZ);
+}
+
+static uint64_t elapsed(const struct pit *pit, const struct pit_channel *c)
+{
+    return ticks_of_ns(chip_clock_now(pit->clock) - c->start_ns);
+}
+
+/* --- what a counter shows --- */
+
+static bool output(const struct pit_channel *c, uint64_t t)
+{
+    switch (c->mode) {
+    case 0:
+    case 1:
+        return c->armed ? t >= c->reload : c->mode == 1;
+    case 2:
+        return !c->armed || t % c->reload != c->reload - 1;
+    case 3:
+        return !c->armed || t % c->reload < (c->reload + 1) / 2;
+    default: /* a strobe of one tick */
+        return !c->armed || t != c->reload;
+    }
+}
+
+static uint16_t to_bcd(uint32_t value)
+{
+    value %= 10000;
+    return (uint16_t)(value % 10 | value / 10 % 10 << 4 | value / 100 % 10 << 8 |
+                      value / 1000 << 12);
+}
+
+static uint16_t count_now(const struct pit *pit, const struct pit_channel *c)
+{
+    uint64_t t = c->armed ? elapsed(pit, c) : 0;
+    uint64_t modulus = c->bcd ? 10000 : 65536;
+    uint64_t count;
+    switch (c->mode) {
+    case 2:
+        count = c->reload - t % c->reload;
+        break;
+    case 3: /* counts by two, twice a period */
+        count = c->reload - 2 * t % c->reload;
+        count &= ~1ULL;
+        break;
+    default:
+        count = (c->reload + modulus - t % modulus) % modulus;
+        break;
+    }
+    return c->bcd ? to_bcd((uint32_t)count) : (uint16_t)count;
+}
+
+/* The next tick after t at which the output rises, or CHIP_NEVER. */
+static uint64_t next_rise(const struct pit_channel *c, uint64_t t)
+{
+    switch (c->mode) {
+    case 2:
+    case 3:
+        return (t / c->reload + 1) * c->reload;
+    case 4:
+    case 5: /* the end of the strobe */
+        return t <= c->reload ? c->reload + 1 : CHIP_NEVER;
+    default:
+        return t < c->reload ? c->reload : CHIP_NEVER;
+    }
+}
+
+static void schedule(struct pit *pit)
+{
+    const struct pit_channel *c = &pit->s.channel[0];
+    uint64_t next = c->armed ? next_rise(c, elapsed(pit, c)) : CHIP_NEVER;
+    chip_timer_start(&pit->timer,
+                     next == CHIP_NEVER ? CHIP_NEVER : c->start_ns + ns_of_ticks(next));
+}
+
+/* Counter 0 was programmed: drive IRQ 0. */
+static void update_irq(struct pit *pit)
+{
+    const struct pit_channel *c = &pit->s.channel[0];
+    pit->irq(pit->ctx, output(c, c->armed ? elapsed(pit, c) : 0));
+    schedule(pit);
+}
+
+/* The output has risen. The low phase before it, a microsecond in most modes, is made here: nobody
+ * could wait for so short a time, and only the edge counts. */
+void pit_tick(struct pit *pit)
+{
+    pit->irq(pit->ctx, false);
+    pit->irq(pit->ctx, true);
+    schedule(pit);
+}
+
+/* --- ports --- */
+
+static void start(struct pit *pit, struct pit_channel *c)
+{
+    c->start_ns = chip_clock_now(pit->clock);
+    c->armed = 1;
+}
+
+static void load(struct pit *pit, struct pit_channel *c, uint16_t value)
+{
+    uint32_t count = value;
+    if (c->bcd)
+        count = (value & 15u) + (value >> 4 & 15u) * 10 + (value >> 8 & 15u) * 100 +
+                (value >> 12 & 15u) * 1000;
+    c->reload = count ? count : c->bcd ? 10000 : 65536;
+    if ((c->mode == 2 || c->mode == 3) && c->reload == 1)
+        c->reload = 2; /* not allowed in these modes */
+    if (c->mode == 1 || c->mode == 5)
+        c->armed = 0; /* the gate's edge starts it */
+    else if (c->gate)
+        start(pit, c);
+    if (c == &pit->s.channel[0])
+        update_irq(pit);
+}
+
+static void write_count(struct pit *pit, struct pit_channel *c, uint8_t value)
+{
+    switch (c->access) {
+    case 1:
+        load(pit, c, value);
+        break;
+    case 2:
+        load(pit, c, (uint16_t)(value << 8));
+        break;
+    default:
+        if (!c->write_half) {
+            c->write_low = value;
+        } else {
+            load(pit, c, (uint16_t)(c->write_low | value << 8));
+        }
+        c->write_half = !c->write_half;
+        break;
+    }
+}
+
+static void latch_count(const struct pit *pit, struct pit_channel *c)
+{
+    if (c->latched)
+        return;
+    c->latch = count_now(pit, c);
+    c->latched = c->access == 3 ? 2 : 1;
+}
+
+static void latch_status(const struct pit *pit, struct pit_channel *c)
+{
+    if (c->status_latched)
+        return;
+    bool out = output(c, c->armed ? elapsed(pit, c) : 0);
+    c->status = (uint8_t)(out << 7 | !c->armed << 6 | c->access << 4 | c->mode << 1 | c->bcd);
+    c->status_latched = 1;
+}
+
+static void write_control(struct pit *pit, uint8_t value)
+{
+    unsigned number = value >> 6;
+    if (number == 3) { /* read-back */
+        for (unsigned i = 0; i < 3; i++) {
+            if (!(value >> (i + 1) & 1))
+                continue;
+            if (!(value & 0x20))
+                latch_count(pit, &pit->s.channel[i]);
+            if (!(value & 0x10))
+                latch_status(pit, &pit->s.channel[i]);
+        }
+        return;
+    }
+    struct pit_channel *c = &pit->s.channel[number];
+    if ((value >> 4 & 3) == 0) {
+        latch_count(pit, c);
+        return;
+    }
+    c->access = value >> 4 & 3;
+    c->mode = value >> 1 & 7;
+    if (c->mode > 5)
+        c->mode &= 3; /* 6 and 7 are 2 and 3 */
+    c->bcd = value & 1;
+    c->armed = c->write_half = c->read_half = c->latched = c->status_latched = 0;
+    if (number == 0)
+        update_irq(pit);
+}
+
+static uint8_t read_count(const struct pit *pit, struct pit_channel *c)
+{
+    if (c->status_latched) {
+        c->status_latched = 0;
+        return c->status;
+    }
+    uint16_t value = c->latched ? c->latch : count_now(pit, c);
+    if (c->latched)
+        c->latched--;
+    bool high = c->access == 2;
+    if (c->access == 3) {
+        high = c->read_half;
+        c->read_half = !c->read_half;
+    }
+    return (uint8_t)(high ? value >> 8 : value);
+}
+
+static void write_speaker(struct pit *pit, uint8_t value)
+{
+    struct pit_channel *c = &pit->s.channel[2];
+    bool gate = value & SPEAKER_GATE;
+    pit->s.speaker = value & SPEAKER_MASK;
+    /* A rising gate starts modes 1 and 5, and starts 2 and 3 over; a low one stops 0, 2, 3, 4. */
+    if (gate && !c->gate)
+        start(pit, c);
+    c->gate = gate;
+}
+
+static uint8_t read_speaker(const struct pit *pit)
+{
+    const struct pit_channel *c = &pit->s.channel[2];
+    uint64_t now = chip_clock_now(pit->clock);
+    bool out = output(c, c->armed && c->gate ? elapsed(pit, c) : 0);
+    return (uint8_t)(pit->s.speaker | (now / REFRESH_NS & 1) << 4 | out << 5);
+}
+
+bool pit_read(struct pit *pit, uint16_t port, uint8_t *value)
+{
+    if (port == PORT_SPEAKER)
+        *value = read_speaker(pit);
+    else if (port >= 0x40 && port < PORT_CONTROL)
+        *value = read_count(pit, &pit->s.channel[port - 0x40]);
+    else if (port == PORT_CONTROL)
+        *value = 0xff;
+    else
+        return false;
+    return true;
+}
+
+bool pit_write(struct pit *pit, uint16_t port, uint8_t value)
+{
+    if (port == PORT_SPEAKER)
+        write_speaker(pit, value);
+    else if (port >= 0x40 && port < PORT_CONTROL)
+        write_count(pit, &pit->s.channel[port - 0x40], value);
+    else if (port == PORT_CONTROL)
+        write_control(pit, value);
+    else
+        return false;
+    return true;
+}
+
+void pit_init(struct pit *pit, struct chip_clock *clock, void (*tick)(void *ctx), void *tick_ctx)
+{
+    pit->clock = clock;
+    chip_timer_init(&pit->timer, clock, tick, tick_ctx);
+}
+
+void pit_fini(struct pit *pit)
+{
+    chip_timer_stop(&pit->timer);
+}
+
+void pit_reset(struct pit *pit)
+{
+    chip_timer_start(&pit->timer, CHIP_NEVER);
+    state_reset(&pit_table, &pit->s);
+    pit->s.channel[2].gate = 0;
+}
