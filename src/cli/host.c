@@ -558,9 +558,11 @@ static void print_text(const struct report *report)
             }
         }
     }
-    printf("\n%s\n", report->kvm.quality == ENGINE_GOOD
-                         ? "VMs run well here, by KVM."
-                         : "VMs do not run well here: see the lines marked \"lack\" under KVM.");
+    printf("\n%s\n",
+           report->kvm.quality == ENGINE_GOOD
+               ? "VMs run well here, by KVM."
+               : "VMs run here on Hull's own processor (--engine soft), many times slower "
+                 "than on KVM:\nsee the lines marked \"lack\" under KVM.");
 }
 
 static bool print_json(const struct report *report)
@@ -592,7 +594,7 @@ static const char usage[] =
     "Usage: hull host [--json]\n"
     "\n"
     "Look at this host: what it offers to VMs, what it lacks, and what to do about it.\n"
-    "The exit status is 0 when VMs run well here, 1 when not.\n"
+    "The exit status is 0 when VMs run by KVM here, 1 when only by --engine soft.\n"
     "\n"
     "  --json      one JSON object instead of text\n"
     "  --help      this text\n"

@@ -7,7 +7,7 @@
 
 const struct engine_ops *engine_find(const char *name)
 {
-    static const struct engine_ops *const engines[] = {&engine_kvm};
+    static const struct engine_ops *const engines[] = {&engine_kvm, &engine_soft};
     for (size_t i = 0; i < ARRAY_LEN(engines); i++) {
         if (strcmp(engines[i]->name, name) == 0)
             return engines[i];

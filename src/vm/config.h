@@ -60,6 +60,11 @@ enum config_boot {
     CONFIG_BOOT_MULTIBOOT2,
 };
 
+enum config_clock {
+    CONFIG_CLOCK_HOST,
+    CONFIG_CLOCK_VIRTUAL,
+};
+
 /* What happens when the guest asks for a reset, panics, or triple-faults. */
 enum config_action {
     CONFIG_ACTION_EXIT,
@@ -68,8 +73,10 @@ enum config_action {
 };
 
 struct vm_config {
-    char *name;   /* NULL: "hull-<pid>" */
-    char *engine; /* "auto", "kvm", ... */
+    char *name;     /* NULL: "hull-<pid>" */
+    char *engine;   /* "auto", "kvm", "soft" */
+    unsigned clock; /* enum config_clock */
+    char *cpu;      /* model; NULL: the engine's best */
     unsigned cpus;
 
     uint64_t memory_bytes;

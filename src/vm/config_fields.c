@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vm/config.h"
 
+static const char *const clock_names[] = {"host", "virtual", NULL};
 static const char *const boot_names[] = {"auto", "bzimage", "pvh", "multiboot", "multiboot2", NULL};
 static const char *const cache_names[] = {"auto", "direct", "writeback", NULL};
 static const char *const net_names[] = {"user", "tap", NULL};
@@ -9,6 +10,12 @@ static const char *const panic_names[] = {"exit", "restart", "continue", NULL};
 
 #define FIELD(type, name_, kind_, member)                                                          \
     .name = (name_), .kind = (kind_), .offset = offsetof(type, member)
+
+static const struct config_field engine_fields[] = {
+    {FIELD(struct vm_config, "name", CONFIG_STRING, engine)},
+    {FIELD(struct vm_config,         "clock", CONFIG_ENUM, clock), .names = clock_names},
+    {0                     },
+};
 
 static const struct config_field memory_fields[] = {
     {FIELD(struct vm_config, "size", CONFIG_SIZE, memory_bytes)},
@@ -54,11 +61,17 @@ static const struct config_field gdb_fields[] = {
 #define OPTION(name_, kind_, member) FIELD(struct vm_config, name_, kind_, member)
 
 const struct config_field config_options[] = {
-    {OPTION("name",                                    CONFIG_STRING, name), .section = "Machine", .value = "NAME",
+    {OPTION("name",                                                 CONFIG_STRING, name), .section = "Machine", .value = "NAME",
      .help = "name of the VM (default: hull-PID)"},
-    {OPTION("engine",                                           CONFIG_STRING, engine), .value = "auto|kvm",
+    {.name = "engine",
+     .kind = CONFIG_GROUP,
+     .offset = 0,
+     .sub = engine_fields,
+     .value = "auto|kvm|soft[,clock=virtual]",
      .help = "what runs the vCPUs (default: auto, by measurement)"},
-    {OPTION("cpus",                                 CONFIG_UINT, cpus), .min = 1, .max = 4096, .value = "N",
+    {OPTION("cpu",                                              CONFIG_STRING, cpu), .value = "host|x86-64-v2|x86-64-v3[,+FEATURE][,-FEATURE]",
+     .help = "processor of the soft engine (default: host)"},
+    {OPTION("cpus",                                                             CONFIG_UINT, cpus), .min = 1, .max = 4096, .value = "N",
      .help = "virtual CPUs (default: 1)"},
     {.name = "memory",
      .kind = CONFIG_GROUP,
@@ -67,36 +80,36 @@ const struct config_field config_options[] = {
      .value = "SIZE[,shared][,prefault][,mergeable][,thp=off]",
      .help = "guest RAM: 512M (the default), 4G, ..."},
 
-    {OPTION("kernel",CONFIG_STRING, kernel), .section = "Boot", .value = "FILE",
+    {OPTION("kernel",                                          CONFIG_STRING, kernel), .section = "Boot", .value = "FILE",
      .help = "bzImage, ELF with a PVH note, or Multiboot image"},
-    {OPTION("initrd",                             CONFIG_STRING, initrd), .value = "FILE", .help = "initial RAM disk"},
-    {OPTION("append",                                                CONFIG_STRING, append), .value = "STRING", .help = "kernel command line"},
-    {OPTION("module",     CONFIG_GROUP_LIST, modules), .sub = module_fields,
+    {OPTION("initrd", CONFIG_STRING, initrd), .value = "FILE", .help = "initial RAM disk"},
+    {OPTION("append",                                                  CONFIG_STRING, append), .value = "STRING", .help = "kernel command line"},
+    {OPTION("module",                                                         CONFIG_GROUP_LIST, modules), .sub = module_fields,
      .count_offset = offsetof(struct vm_config, module_count),
      .elem_bytes = sizeof(struct config_module), .count_max = CONFIG_MODULES_MAX,
      .value = "FILE[,args=STRING]", .help = "Multiboot or PVH module; may be repeated"},
-    {OPTION("boot",                                        CONFIG_ENUM, boot), .names = boot_names,
+    {OPTION("boot",        CONFIG_ENUM, boot), .names = boot_names,
      .value = "auto|bzimage|pvh|multiboot|multiboot2", .help = "boot protocol (default: auto)"},
 
-    {OPTION("disk",                                    CONFIG_GROUP_LIST, disks), .section = "Devices", .sub = disk_fields,
+    {OPTION("disk",                                                 CONFIG_GROUP_LIST, disks), .section = "Devices", .sub = disk_fields,
      .count_offset = offsetof(struct vm_config, disk_count),
      .elem_bytes = sizeof(struct config_disk), .count_max = CONFIG_DISKS_MAX,
      .value = "FILE[,readonly][,serial=S][,cache=auto|direct|writeback][,queues=N]",
      .help = "raw file or block device; may be repeated"},
-    {OPTION("net",                                                CONFIG_GROUP_LIST, nets), .sub = net_fields,
+    {OPTION("net",                                                        CONFIG_GROUP_LIST, nets), .sub = net_fields,
      .count_offset = offsetof(struct vm_config, net_count), .elem_bytes = sizeof(struct config_net),
      .count_max = CONFIG_NETS_MAX,
      .value = "user[,forward=tcp:ADDR:PORT-ADDR:PORT][,restricted] | tap[=NAME][,queues=N] | none",
      .help = "network card (default: user); also ,mac=ADDR; may be repeated"},
-    {OPTION("serial",                             CONFIG_STRING_LIST, serials),
+    {OPTION("serial",                                                  CONFIG_STRING_LIST, serials),
      .count_offset = offsetof(struct vm_config, serial_count), .count_max = CONFIG_SERIALS_MAX,
      .value = "stdio|pty|file:PATH|null", .help = "COM1, then COM2, ... (default: COM1 on stdio)"},
-    {OPTION("console",                             CONFIG_STRING, console), .value = "stdio|pty|file:PATH|null",
+    {OPTION("console",                           CONFIG_STRING, console), .value = "stdio|pty|file:PATH|null",
      .help = "add a virtio console"},
-    {OPTION("rng", CONFIG_FLAG, rng), .value = "on|off", .help = "entropy device (default: on)"},
-    {OPTION("exit-port",                                  CONFIG_FLAG, exit_port),
+    {OPTION("rng",                                              CONFIG_FLAG, rng), .value = "on|off", .help = "entropy device (default: on)"},
+    {OPTION("exit-port",                                                   CONFIG_FLAG, exit_port),
      .help = "port 0xf4 ends the VM with status (value << 1) | 1"},
-    {OPTION("debugcon",                                         CONFIG_FLAG, debugcon),
+    {OPTION("debugcon",     CONFIG_FLAG, debugcon),
      .help = "write what comes on port 0x402 to the log"},
 
     {.name = "gdb",
@@ -106,11 +119,11 @@ const struct config_field config_options[] = {
      .value = "[ADDR:]PORT|unix:PATH[,wait][,i386]",
      .help = "a debugger may connect there; wait: run when it says so"},
 
-    {OPTION("on-reboot",                                                CONFIG_ENUM, on_reboot), .section = "Endings", .names = restart_names,
+    {OPTION("on-reboot",       CONFIG_ENUM, on_reboot), .section = "Endings", .names = restart_names,
      .value = "restart|exit", .help = "when the guest resets (default: restart)"},
-    {OPTION("on-panic",       CONFIG_ENUM, on_panic), .names = panic_names,
+    {OPTION("on-panic",                                            CONFIG_ENUM, on_panic), .names = panic_names,
      .value = "exit|restart|continue", .help = "when it reports a panic (default: exit)"},
-    {OPTION("on-triple-fault",                                 CONFIG_ENUM, on_triple_fault), .names = restart_names,
+    {OPTION("on-triple-fault",    CONFIG_ENUM, on_triple_fault), .names = restart_names,
      .value = "exit|restart", .help = "when a vCPU triple-faults (default: exit)"},
-    {0                                               },
+    {0                                              },
 };

@@ -40,6 +40,7 @@ struct vm {
     struct engine_vm *engine;
     struct engine_probe probe;
     bool measure;
+    bool passed_over; /* the engine was to be measured, and is none for this host */
     struct loop *loop;
     struct bus *bus;
     struct board board;
@@ -353,16 +354,23 @@ static int open_signals(struct vm *vm, struct err *err)
 
 /* --- building --- */
 
-static int find_engine(const struct vm_config *config, const struct engine_ops **ops, bool *measure,
+static int find_engine(const struct vm_config *config, const struct engine_ops **ops,
                        struct err *err)
 {
-    bool automatic = strcmp(config->engine, "auto") == 0;
-
-    *ops = engine_find(automatic ? "kvm" : config->engine);
+    *ops = engine_find(config->engine);
     if (!*ops)
-        return err_set(err, EINVAL, "--engine %s: no such engine in this version; there is 'kvm'",
+        return err_set(err, EINVAL, "--engine %s: there is 'auto', 'kvm' and 'soft'",
                        config->engine);
-    *measure = automatic && (*ops)->vm_measure;
+    if (*ops == &engine_kvm && config->clock == CONFIG_CLOCK_VIRTUAL)
+        return err_set(err, EINVAL,
+                       "--engine kvm has no virtual clock: that is --engine "
+                       "soft,clock=virtual");
+    if (*ops == &engine_kvm && config->cpu && strcmp(config->cpu, "host") != 0)
+        return err_set(
+            err, EINVAL,
+            "--cpu %s: with --engine kvm the guest's processor is the host's; models are "
+            "those of --engine soft",
+            config->cpu);
     return 0;
 }
 
@@ -372,11 +380,13 @@ static int open_engine(struct vm *vm, struct err *err)
         .vcpu_count = vm->config->cpus,
         .upcalls = &bus_upcalls,
         .upcall_ctx = vm->bus,
+        .cpu_model = vm->config->cpu,
+        .virtual_clock = vm->config->clock == CONFIG_CLOCK_VIRTUAL,
     };
     return vm->ops->vm_new(&vm->engine, &config, err);
 }
 
-static int check_engine(const struct vm *vm, struct err *err)
+static int check_engine(struct vm *vm, struct err *err)
 {
     if (!vm->measure)
         return 0;
@@ -384,10 +394,8 @@ static int check_engine(const struct vm *vm, struct err *err)
         log_info("vm", "engine %s: %s", vm->ops->name, vm->probe.why);
         return 0;
     }
-    return err_set(err, ENOTSUP,
-                   "no engine here can run a stock guest: %s; 'hull host' says more, and "
-                   "--engine %s runs it all the same",
-                   vm->probe.why, vm->ops->name);
+    vm->passed_over = true;
+    return err_set(err, ENOTSUP, "%s", vm->probe.why);
 }
 
 static int check_cpus(const struct vm *vm, struct err *err)
@@ -426,8 +434,10 @@ static int build(struct vm *vm, struct err *err)
         ret = open_signals(vm, err);
     if (ret == 0)
         ret = bus_new(&vm->bus, err);
-    if (ret == 0)
+    if (ret == 0) {
         ret = open_engine(vm, err);
+        vm->passed_over = ret != 0 && vm->measure;
+    }
     if (ret == 0)
         ret = check_cpus(vm, err);
     if (ret == 0)
@@ -452,8 +462,9 @@ static int build(struct vm *vm, struct err *err)
     return ret != 0 ? ret : start_debugger(vm, err);
 }
 
+/* passed_over, where not NULL: the engine is measured, and this says that another must be taken. */
 static int vm_make(struct vm **out, const struct vm_config *config, const struct engine_ops *ops,
-                   bool measure, struct err *err)
+                   bool *passed_over, struct err *err)
 {
     struct vm *vm = calloc(1, sizeof(*vm));
 
@@ -461,7 +472,7 @@ static int vm_make(struct vm **out, const struct vm_config *config, const struct
         return err_set(err, ENOMEM, "out of memory");
     vm->config = config;
     vm->ops = ops;
-    vm->measure = measure;
+    vm->measure = passed_over && ops->vm_measure;
     vm->status = VM_END_FAILURE; /* of a main loop that cannot run */
     sigemptyset(&vm->end_signals);
     vm->signals.fd = -1;
@@ -476,6 +487,8 @@ static int vm_make(struct vm **out, const struct vm_config *config, const struct
     };
     int ret = build(vm, err);
     if (ret != 0) {
+        if (passed_over)
+            *passed_over = vm->passed_over;
         vm_free(vm);
         return ret;
     }
@@ -483,19 +496,40 @@ static int vm_make(struct vm **out, const struct vm_config *config, const struct
     return 0;
 }
 
+/* KVM where it is good, else the soft engine. What KVM lacks shows when it is opened, or, built as
+ * far as the first vCPU, when that is measured: then the machine is built again. */
+static int vm_new_auto(struct vm **vm, const struct vm_config *config, struct err *err)
+{
+    bool only_soft =
+        config->clock == CONFIG_CLOCK_VIRTUAL || (config->cpu && strcmp(config->cpu, "host") != 0);
+    bool passed_over = false;
+
+    if (only_soft) {
+        log_info("vm", "engine soft: a virtual clock and processor models are its alone");
+        return vm_make(vm, config, &engine_soft, NULL, err);
+    }
+    int ret = vm_make(vm, config, &engine_kvm, &passed_over, err);
+    if (ret == 0 || !passed_over)
+        return ret;
+    log_warn("vm", "engine soft, which is slower, since %s", err->text);
+    *err = (struct err)ERR_INIT;
+    return vm_make(vm, config, &engine_soft, NULL, err);
+}
+
 int vm_new(struct vm **vm, const struct vm_config *config, struct err *err)
 {
     const struct engine_ops *ops = NULL;
-    bool measure = false;
-    int ret = find_engine(config, &ops, &measure, err);
 
-    return ret != 0 ? ret : vm_make(vm, config, ops, measure, err);
+    if (strcmp(config->engine, "auto") == 0)
+        return vm_new_auto(vm, config, err);
+    int ret = find_engine(config, &ops, err);
+    return ret != 0 ? ret : vm_make(vm, config, ops, NULL, err);
 }
 
 int vm_new_on(struct vm **vm, const struct vm_config *config, const struct engine_ops *ops,
               struct err *err)
 {
-    return vm_make(vm, config, ops, false, err);
+    return vm_make(vm, config, ops, NULL, err);
 }
 
 int vm_run(struct vm *vm)

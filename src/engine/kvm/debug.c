@@ -89,28 +89,28 @@ bool kvm_vcpu_translate(struct engine_vcpu *vcpu, gva_t gva, gpa_t *gpa)
 #define XSAVE_HEADER_WORD (512 / 4)
 #define XSAVE_X87_SSE     3u
 
-static int xsave_get(struct kvm_cpu *cpu, struct kvm_xsave **out)
+/* NULL, with errno set: it cannot be had. */
+static struct kvm_xsave *xsave_get(struct kvm_cpu *cpu)
 {
     size_t bytes = (size_t)cpu->vm->host.xsave_bytes;
     struct kvm_xsave *xsave = calloc(1, bytes);
     if (!xsave)
-        return -ENOMEM;
+        return NULL;
     unsigned long get = bytes > sizeof(struct kvm_xsave) ? KVM_GET_XSAVE2 : KVM_GET_XSAVE;
     if (ioctl(cpu->fd, get, xsave) < 0) {
-        int code = -errno;
+        int code = errno;
         free(xsave);
-        return code;
+        errno = code;
+        return NULL;
     }
-    *out = xsave;
-    return 0;
+    return xsave;
 }
 
 int kvm_vcpu_get_fpu(struct engine_vcpu *vcpu, struct cpu_fpu *fpu)
 {
-    struct kvm_xsave *xsave = NULL;
-    int code = xsave_get(kvm_cpu_of(vcpu), &xsave);
-    if (code < 0)
-        return code;
+    struct kvm_xsave *xsave = xsave_get(kvm_cpu_of(vcpu));
+    if (!xsave)
+        return -errno;
     memcpy(fpu->fxsave, xsave->region, sizeof(fpu->fxsave));
     free(xsave);
     return 0;
@@ -119,10 +119,10 @@ int kvm_vcpu_get_fpu(struct engine_vcpu *vcpu, struct cpu_fpu *fpu)
 int kvm_vcpu_set_fpu(struct engine_vcpu *vcpu, const struct cpu_fpu *fpu)
 {
     struct kvm_cpu *cpu = kvm_cpu_of(vcpu);
-    struct kvm_xsave *xsave = NULL;
-    int code = xsave_get(cpu, &xsave);
-    if (code < 0)
-        return code;
+    struct kvm_xsave *xsave = xsave_get(cpu);
+    int code = 0;
+    if (!xsave)
+        return -errno;
     memcpy(xsave->region, fpu->fxsave, sizeof(fpu->fxsave));
     xsave->region[XSAVE_HEADER_WORD] |= XSAVE_X87_SSE;
     if (ioctl(cpu->fd, KVM_SET_XSAVE, xsave) < 0)

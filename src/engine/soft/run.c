@@ -150,7 +150,8 @@ void soft_vcpu_kick(struct engine_vcpu *vcpu)
 /* The events that matter now: an interrupt only with IF set, INIT and SIPI alone while waiting. */
 static uint32_t events_wanted(const struct soft_cpu *cpu)
 {
-    uint32_t wanted = SOFT_EVENT_KICK | SOFT_EVENT_MMU | SOFT_EVENT_STOP | SOFT_EVENT_INIT;
+    uint32_t wanted =
+        SOFT_EVENT_KICK | SOFT_EVENT_MMU | SOFT_EVENT_STOP | SOFT_EVENT_INIT | SOFT_EVENT_UNHALT;
     if (cpu->activity == SOFT_WAIT_SIPI)
         return wanted | SOFT_EVENT_SIPI;
     if (cpu->rflags & RFLAGS_IF)
@@ -166,7 +167,7 @@ static void running_enter(struct soft_cpu *cpu)
 {
     struct soft_exclusive *x = &cpu->vm->exclusive;
     pthread_mutex_lock(&x->lock);
-    while (x->owner)
+    while (x->owned)
         pthread_cond_wait(&x->changed, &x->lock);
     x->running++;
     pthread_mutex_unlock(&x->lock);
@@ -181,34 +182,43 @@ static void running_leave(struct soft_cpu *cpu)
     pthread_mutex_unlock(&x->lock);
 }
 
-void soft_exclusive_begin(struct soft_cpu *cpu)
+void soft_exclusive_begin_outside(struct soft_vm *vm)
 {
-    struct soft_vm *vm = cpu->vm;
     struct soft_exclusive *x = &vm->exclusive;
     pthread_mutex_lock(&x->lock);
-    x->running--;
-    pthread_cond_broadcast(&x->changed);
-    while (x->owner)
+    while (x->owned)
         pthread_cond_wait(&x->changed, &x->lock);
-    x->owner = cpu;
+    x->owned = true;
     for (unsigned i = 0; i < vm->config.vcpu_count; i++) {
-        struct soft_cpu *other = __atomic_load_n(&vm->cpus[i], __ATOMIC_ACQUIRE);
-        if (other && other != cpu)
-            soft_cpu_notify(other, SOFT_EVENT_STOP);
+        struct soft_cpu *cpu = __atomic_load_n(&vm->cpus[i], __ATOMIC_ACQUIRE);
+        if (cpu)
+            soft_cpu_notify(cpu, SOFT_EVENT_STOP);
     }
     while (x->running > 0)
         pthread_cond_wait(&x->changed, &x->lock);
     pthread_mutex_unlock(&x->lock);
 }
 
-void soft_exclusive_end(struct soft_cpu *cpu)
+void soft_exclusive_end_outside(struct soft_vm *vm)
 {
-    struct soft_exclusive *x = &cpu->vm->exclusive;
+    struct soft_exclusive *x = &vm->exclusive;
     pthread_mutex_lock(&x->lock);
-    x->owner = NULL;
-    x->running++;
+    x->owned = false;
     pthread_cond_broadcast(&x->changed);
     pthread_mutex_unlock(&x->lock);
+}
+
+/* A vCPU that waits for its turn is out of the guest's memory itself, as others' sections need. */
+void soft_exclusive_begin(struct soft_cpu *cpu)
+{
+    running_leave(cpu);
+    soft_exclusive_begin_outside(cpu->vm);
+}
+
+void soft_exclusive_end(struct soft_cpu *cpu)
+{
+    soft_exclusive_end_outside(cpu->vm);
+    running_enter(cpu);
 }
 
 /* --- the virtual clock --- */
@@ -235,6 +245,7 @@ static bool clock_skip(struct soft_cpu *cpu)
 
 static void sleep_until_event(struct soft_cpu *cpu)
 {
+    pv_sleeps(cpu);
     running_leave(cpu);
     __atomic_store_n(&cpu->sleeping, 1, __ATOMIC_SEQ_CST);
     for (;;) {
@@ -245,6 +256,7 @@ static void sleep_until_event(struct soft_cpu *cpu)
     }
     __atomic_store_n(&cpu->sleeping, 0, __ATOMIC_SEQ_CST);
     running_enter(cpu);
+    pv_wakes(cpu);
 }
 
 /* --- interrupts --- */
@@ -252,7 +264,8 @@ static void sleep_until_event(struct soft_cpu *cpu)
 /* INIT: SDM vol. 3, 8.4.2 and table 9-1. The BSP starts again, the others wait for SIPI. */
 static void do_init(struct soft_cpu *cpu)
 {
-    event_take(cpu, SOFT_EVENT_SIPI | SOFT_EVENT_NMI);
+    /* A SIPI may have come already, behind the INIT. */
+    event_take(cpu, SOFT_EVENT_NMI);
     soft_cpu_init_state(cpu);
     irqchip_reset_lapic(cpu->vm->irqchip, cpu->base.id, true);
     mmu_flush_all(cpu);
@@ -311,6 +324,9 @@ static bool serve_events(struct soft_cpu *cpu, uint32_t events)
         do_init(cpu);
     if (events & SOFT_EVENT_SIPI && event_take(cpu, SOFT_EVENT_SIPI))
         do_sipi(cpu);
+    if (events & SOFT_EVENT_UNHALT && event_take(cpu, SOFT_EVENT_UNHALT) &&
+        cpu->activity == SOFT_HALTED)
+        cpu->activity = SOFT_ACTIVE;
     if (cpu->activity == SOFT_WAIT_SIPI)
         return false;
     if (events & SOFT_EVENT_NMI && !cpu->nmi_blocked && event_take(cpu, SOFT_EVENT_NMI)) {
@@ -368,6 +384,27 @@ static void check_breakpoints(struct soft_cpu *cpu)
     soft_raise_exception(cpu, &debug);
 }
 
+static _Noreturn void stop_for_debugger(struct soft_cpu *cpu, enum engine_debug_stop stop,
+                                        unsigned hw)
+{
+    cpu->exit->stop = stop;
+    cpu->exit->hw = hw;
+    soft_exit(cpu, ENGINE_EXIT_DEBUG, NULL);
+}
+
+/* The debugger's own breakpoints at RIP. It steps over them by taking them away. */
+static void check_debugger(struct soft_cpu *cpu)
+{
+    const struct engine_debug *want = &cpu->debug.want;
+    uint64_t la = (cpu->seg_base[SEG_CS] + cpu->rip) & cpu->mode.linear_mask;
+    for (unsigned i = 0; i < want->hw_count; i++) {
+        if (want->hw[i].kind == ENGINE_WATCH_EXECUTE && want->hw[i].address == la &&
+            !cpu->debug.resumed)
+            stop_for_debugger(cpu, ENGINE_STOP_HARDWARE, i);
+    }
+    cpu->debug.resumed = false;
+}
+
 /* One instruction, with all that debugging asks for around it. */
 static void run_careful(struct soft_cpu *cpu)
 {
@@ -375,9 +412,16 @@ static void run_careful(struct soft_cpu *cpu)
     cpu->no_debug = false;
     if (!shadow)
         check_breakpoints(cpu);
+    if (cpu->debug.on)
+        check_debugger(cpu);
     bool step = cpu->rflags & RFLAGS_TF;
     cpu->dr6_pending = 0;
+    cpu->debug.hit = 0;
     run_block(cpu, block_find(cpu));
+    if (cpu->debug.hit)
+        stop_for_debugger(cpu, ENGINE_STOP_HARDWARE, cpu->debug.hit - 1);
+    if (cpu->debug.on && cpu->debug.want.step)
+        stop_for_debugger(cpu, ENGINE_STOP_STEP, 0);
     uint64_t dr6 = cpu->dr6_pending | (step ? DR6_BS : 0);
     cpu->dr6_pending = 0;
     if (dr6 && !cpu->no_debug) {
@@ -437,6 +481,7 @@ void soft_vcpu_run(struct engine_vcpu *vcpu, struct engine_exit *exit)
     exit->kind = ENGINE_EXIT_KICK;
     exit->text[0] = '\0';
     cpu->exit = exit;
+    cpu->ran = true;
     running_enter(cpu);
     switch (setjmp(cpu->unwind)) {
     case UNWIND_EXIT:
