@@ -113,6 +113,17 @@ def hull(host):
 
 
 @pytest.fixture
+def soft(hosts):
+    """Start VMs on the soft engine, on this machine: a machine.Starter."""
+    require_programs()
+    host = testbed.Local(BUILD, engine="soft")
+    host.work = host.run("mktemp -d /tmp/hull-test.XXXXXX").check().out.strip()
+    with machine.Starter(host) as starter:
+        yield starter
+    host.run(f"rm -rf {host.work}", timeout=60)
+
+
+@pytest.fixture
 def bed_hull(bed):
     with machine.Starter(bed) as starter:
         yield starter

@@ -57,10 +57,12 @@ class Archive:
             if library.strip("/") not in self._entries:
                 self.file(library, library, 0o755)
 
-    def busybox(self):
-        source = busybox_path()
+    def busybox(self, source=None):
+        """source: a busybox other than this machine's (of another architecture: whose names for its
+        programs are taken to be the same)."""
+        source = source or busybox_path()
         self.file("/bin/busybox", source, 0o755)
-        for name in busybox_applets(source):
+        for name in busybox_applets(busybox_path()):
             self.link(f"/bin/{name}", "busybox")
         for folder in ("/sbin", "/usr/bin", "/usr/sbin"):
             self.folder(folder)

@@ -203,6 +203,8 @@ def _fetch(kind, modules):
                 shutil.rmtree(f"{partial}/boot")
             else:
                 _prepare_kernel(partial)
+            if kind == "i386":  # a kernel of 32 bits runs no program of 64
+                _unpack(kind, "busybox-static", partial, ["./bin/busybox"])
             with open(f"{partial}/package", "w", encoding="ascii") as file:
                 file.write(package + "\n")
             os.chmod(partial, 0o755)
@@ -304,7 +306,7 @@ def initrd(kind="cloud"):
         return path
     archive = cpio.Archive()
     archive.device("/dev/console", "c", 5, 1)
-    archive.busybox()
+    archive.busybox(f"{this.folder}/bin/busybox" if kind == "i386" else None)
     for folder in ("/proc", "/sys", "/tmp", "/mnt", "/root"):
         archive.folder(folder)
     with open(source, encoding="ascii") as file:

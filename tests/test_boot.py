@@ -16,7 +16,9 @@ echo release=$(uname -r)
 echo cpus=$(nproc)
 echo memory=$(sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo)
 echo clock=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
-echo DMESG-BEGIN; dmesg -r; echo DMESG-END
+# What complaints() looks at. The whole log through a serial port takes a real-time kernel with
+# several vCPUs minutes on an emulated host: an interrupt and a thread's wake-up for 16 bytes.
+echo DMESG-BEGIN; dmesg -r | awk -F '[<>]' '$2 % 8 <= 4'; echo DMESG-END
 """
 
 _baselines = {}
@@ -52,6 +54,7 @@ def test_kernel(hull, kind, cpus, image):
     # The latter where the processor's counter never stops or changes its rate.
     assert run.value("clock") in ("kvm-clock", "tsc")
     log = dmesg_of(run)
+    assert re.search(r"^<\d+>", log, re.MULTILINE), "a kernel log has some warning"
     known = baseline(hull, kind, cpus)
     new = [line for line in complaints(log) if line not in known]
     assert not new, f"complaints that QEMU's q35 does not cause: {new}\n{log}"

@@ -251,6 +251,7 @@ class Host:
     """What Testbed and Local have in common. A command is a string for the shell or a list."""
 
     name = "host"
+    engine = "kvm"  # what VMs of the tests run on
 
     def _connect(self):
         raise NotImplementedError
@@ -317,7 +318,8 @@ class Local(Host):
     name = "local"
     guests = property(lambda self: guests.cache_folder())
 
-    def __init__(self, folder=None):
+    def __init__(self, folder=None, engine="kvm"):
+        self.engine = engine
         self._environment = dict(os.environ)
         if folder:  # where the programs under test lie
             self._environment["PATH"] = f"{folder}:{os.environ['PATH']}"
