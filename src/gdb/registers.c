@@ -332,12 +332,12 @@ static uint32_t x87_get(const uint8_t *fxsave, unsigned index)
     return index == X87_TAG_WORD ? full_tag_word((uint8_t)value) : value;
 }
 
-static void x87_set(uint8_t *fxsave, unsigned index, uint32_t value)
+static void x87_set(struct cpu_fpu *fpu, unsigned index, uint32_t value)
 {
     if (index == X87_TAG_WORD)
         value = abridged_tag_word(value);
     for (unsigned i = 0; i < x87_controls[index].bytes; i++)
-        fxsave[x87_controls[index].at + i] = (uint8_t)(value >> (8 * i));
+        fpu->fxsave[x87_controls[index].at + i] = (uint8_t)(value >> (8 * i));
 }
 
 #define FXSAVE_MXCSR 24
@@ -345,7 +345,7 @@ static void x87_set(uint8_t *fxsave, unsigned index, uint32_t value)
 #define FXSAVE_XMM   160
 
 /* The register's bytes where they lie as GDB wants them, or NULL: then it is made up. */
-static void *plain_place(struct gdb_regs *r, const struct reg *reg)
+__attribute__((nonnull)) static void *plain_place(struct gdb_regs *r, const struct reg *reg)
 {
     switch (reg->source) {
     case SRC_GPR:
@@ -403,7 +403,7 @@ unsigned gdb_reg_set(struct gdb_regs *regs, bool i386, unsigned number, const ui
     } else if (reg->source == SRC_SEG) {
         segment_of(&regs->sregs, reg->index)->selector = (uint16_t)word;
     } else {
-        x87_set(regs->fpu.fxsave, reg->index, word);
+        x87_set(&regs->fpu, reg->index, word);
     }
     return bytes;
 }
