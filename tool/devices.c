@@ -17,6 +17,10 @@
 #include "dev/virtio/console.h"
 #include "dev/virtio/pci.h"
 #include "dev/virtio/virtq.h"
+#include "engine/chip/ioapic.h"
+#include "engine/chip/lapic.h"
+#include "engine/chip/pic.h"
+#include "engine/chip/pit.h"
 #include "state/state.h"
 
 static void print_reset(const struct state_field *field)
@@ -59,6 +63,8 @@ int main(void)
         &uart_state_table,  &rtc_state_table,        &i8042_state_table,
         &post_state_table,  &pci_state_table,        &virtio_pci_state_table,
         &virtq_state_table, &virtio_blk_state_table, &virtio_console_state_table,
+        &lapic_table,       &ioapic_table,           &pic_table,
+        &pit_table,
     };
 
     printf("# Device state\n\n"
