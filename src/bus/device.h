@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "base/loop.h"
+#include "engine/chip/clock.h"
 #include "state/state.h"
 
 struct device;
@@ -39,6 +40,9 @@ struct device {
     const struct state_table *table; /* NULL: a device without state */
     void *state;
     struct loop *loop; /* home loop */
+    /* What time it is for the device, where that is not the host's time: a virtual clock, on which
+     * timers fire on the vCPU's thread. NULL: the host's. Set by the board before power-on. */
+    struct chip_clock *clock;
     pthread_mutex_t lock;
     struct log_budget log_budget; /* for log_guest() */
     struct device *next;          /* the board's list, in order of creation */
@@ -63,10 +67,16 @@ static inline void device_unlock(struct device *dev)
     pthread_mutex_unlock(&dev->lock);
 }
 
+/* Nanoseconds of a clock that never jumps, and since 1970. A virtual clock's date begins with 2026.
+ */
+uint64_t device_now_ns(const struct device *dev);
+uint64_t device_date_ns(const struct device *dev);
+
 /* A timer of the home loop whose fn runs with the device's lock held, and not after a cancel that
  * was made under that lock. */
 struct device_timer {
     struct loop_timer timer;
+    struct chip_timer virtual_timer; /* with device.clock, instead */
     struct device *dev;
     void (*fn)(struct device_timer *self);
     uint64_t armed_ns; /* deadline that counts; UINT64_MAX when disarmed */
@@ -74,7 +84,7 @@ struct device_timer {
 
 void device_timer_init(struct device_timer *timer, struct device *dev,
                        void (*fn)(struct device_timer *self));
-/* Lock held. deadline_ns as in loop_timer_arm(). */
+/* Lock held. deadline_ns: of device_now_ns(). */
 void device_timer_arm(struct device_timer *timer, uint64_t deadline_ns);
 void device_timer_cancel(struct device_timer *timer);
 

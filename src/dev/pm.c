@@ -49,7 +49,7 @@ const struct state_table pm_state_table = STATE_TABLE("acpi-pm", struct pm_state
 
 static uint64_t timer_ticks(const struct pm *pm)
 {
-    uint64_t now = clock_now_ns();
+    uint64_t now = device_now_ns(pm->dev);
 
     return now / NS_PER_SEC * PM_TIMER_HZ + now % NS_PER_SEC * PM_TIMER_HZ / NS_PER_SEC +
            pm->state->timer_offset;
@@ -74,7 +74,7 @@ static void timer_schedule(struct pm *pm)
         return;
     }
     left = (((seen >> TIMER_HALF_BITS) + 1) << TIMER_HALF_BITS) - seen;
-    device_timer_arm(&pm->timer, clock_now_ns() + left * NS_PER_SEC / PM_TIMER_HZ + 1);
+    device_timer_arm(&pm->timer, device_now_ns(pm->dev) + left * NS_PER_SEC / PM_TIMER_HZ + 1);
 }
 
 static void pm_update(struct pm *pm)

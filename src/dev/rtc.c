@@ -94,18 +94,10 @@ struct rtc {
 
 /* --- the clock --- */
 
-static uint64_t host_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_REALTIME, &ts);
-    return (uint64_t)ts.tv_sec * NS_PER_SEC + (uint64_t)ts.tv_nsec;
-}
-
 /* The guest's clock: nanoseconds since 1970. */
 static uint64_t guest_ns(const struct rtc *rtc)
 {
-    return host_ns() + rtc->state.offset_s * NS_PER_SEC;
+    return device_date_ns(&rtc->dev) + rtc->state.offset_s * NS_PER_SEC;
 }
 
 /* Does the clock advance? Not while it is set or the divider is held in reset. */
@@ -184,7 +176,7 @@ static void time_apply(struct rtc *rtc)
         wanted = 0;
     if (wanted > TIME_MAX_S)
         wanted = TIME_MAX_S;
-    rtc->state.offset_s = (uint64_t)wanted - host_ns() / NS_PER_SEC;
+    rtc->state.offset_s = (uint64_t)wanted - device_date_ns(&rtc->dev) / NS_PER_SEC;
     rtc->state.seen_ns = guest_ns(rtc);
 }
 
@@ -270,7 +262,7 @@ static void rtc_schedule(struct rtc *rtc)
     if (next == UINT64_MAX)
         device_timer_cancel(&rtc->timer);
     else
-        device_timer_arm(&rtc->timer, clock_now_ns() + (next - seen));
+        device_timer_arm(&rtc->timer, device_now_ns(&rtc->dev) + (next - seen));
 }
 
 static void rtc_update(struct rtc *rtc)

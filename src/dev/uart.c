@@ -205,7 +205,7 @@ static void rx_push(struct uart *uart, uint8_t byte, uint8_t errors)
 {
     struct uart_state *state = &uart->state;
 
-    uart->rx_touched_ns = clock_now_ns();
+    uart->rx_touched_ns = device_now_ns(&uart->dev);
     if (state->rx_count >= fifo_len(uart)) {
         /* The FIFO keeps what it has; a lone register is overwritten (8.5, bit 1). */
         state->overrun = 1;
@@ -270,7 +270,7 @@ static uint8_t rx_pop(struct uart *uart)
     memmove(&state->rx[0], &state->rx[1], state->rx_count);
     memmove(&state->rx_errors[0], &state->rx_errors[1], state->rx_count);
     state->timeout = 0;
-    uart->rx_touched_ns = clock_now_ns();
+    uart->rx_touched_ns = device_now_ns(&uart->dev);
     rx_kick(uart);
     return byte;
 }

@@ -22,6 +22,7 @@
 #include "engine/cpu_state.h"
 #include "mem/mem.h"
 
+struct chip_clock;
 struct err;
 struct engine_vm;
 struct engine_vcpu;
@@ -201,6 +202,9 @@ struct engine_ops {
     /* [vcpu] The guest-physical address behind a linear one, as the guest's kernel would read it,
      * without a side effect; false: not mapped. */
     bool (*vcpu_translate)(struct engine_vcpu *vcpu, gva_t gva, gpa_t *gpa);
+
+    /* The guest's clock where that is not the host's, for all devices; or NULL, also as the op. */
+    struct chip_clock *(*virtual_clock)(struct engine_vm *vm);
 
     unsigned (*vcpu_max)(struct engine_vm *vm);
 

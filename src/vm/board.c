@@ -79,7 +79,9 @@ static int add_memory(struct board *board, struct err *err)
 static void add_device(struct board *board, struct device *dev)
 {
     struct device **end = &board->devices;
+    const struct engine_ops *ops = board->engine->ops;
 
+    dev->clock = ops->virtual_clock ? ops->virtual_clock(board->engine) : NULL;
     while (*end)
         end = &(*end)->next;
     *end = dev;

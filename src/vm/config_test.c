@@ -285,8 +285,8 @@ static void test_json(void)
         config_fini(&config);
     }
     begin();
-    parse("{\"cpu\": 1}");
-    is_str(err.text, "vm.json: the configuration has no option 'cpu'; did you mean 'cpus'?",
+    parse("{\"cpuss\": 1}");
+    is_str(err.text, "vm.json: the configuration has no option 'cpuss'; did you mean 'cpus'?",
            "and the nearest key");
     config_fini(&config);
 }

@@ -293,6 +293,12 @@ static inline bool soft_code64(const struct soft_cpu *cpu)
     return cpu->mode.code_bits == 64;
 }
 
+/* A full barrier. Not the compiler's, which the thread sanitizer does not know. */
+static inline void soft_fence(void)
+{
+    __asm__ volatile("mfence" ::: "memory");
+}
+
 /* Is the address canonical (48 bits, sign extended; LA57 is not offered)? */
 static inline bool soft_canonical(uint64_t address)
 {

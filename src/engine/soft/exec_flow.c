@@ -207,7 +207,7 @@ static void fence(struct soft_cpu *cpu, const struct insn *i)
 {
     (void)cpu;
     (void)i;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    soft_fence();
 }
 
 static void clflush(struct soft_cpu *cpu, const struct insn *i)

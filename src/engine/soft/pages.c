@@ -73,7 +73,7 @@ static void invalidate(struct page_info *info)
 bool pages_written(struct page_region *r, uint64_t offset, uint64_t len)
 {
     bool hit = false;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    soft_fence();
     while (len > 0) {
         uint64_t left = PAGE_BYTES - (offset & PAGE_OFFSET);
         uint64_t now = len < left ? len : left;

@@ -238,6 +238,12 @@ static int soft_dirty_stop(struct engine_vm *evm, struct err *err)
     return mmu_dirty_stop(soft_vm_of(evm), err);
 }
 
+static struct chip_clock *soft_virtual_clock(struct engine_vm *evm)
+{
+    struct soft_vm *vm = soft_vm_of(evm);
+    return chip_clock_is_virtual(vm->clock) ? vm->clock : NULL;
+}
+
 static unsigned soft_vcpu_max(struct engine_vm *evm)
 {
     (void)evm;
@@ -471,6 +477,7 @@ const struct engine_ops engine_soft = {
     .vcpu_debug = soft_vcpu_debug,
     .vcpu_pass_breakpoint = soft_vcpu_pass_breakpoint,
     .vcpu_translate = soft_vcpu_translate,
+    .virtual_clock = soft_virtual_clock,
     .vcpu_max = soft_vcpu_max,
     .phys_bits = soft_phys_bits,
 };
