@@ -78,8 +78,8 @@ static bool matches_logical(const struct lapic *l, const struct ipi *ipi)
             return l->cpu < 8 && d >> l->cpu & 1;
         return d >> 16 == l->cpu >> 4 && d >> (l->cpu & 15) & 1;
     }
-    uint32_t ldr = l->s.ldr >> 24, d = ipi->destination & 0xff;
-    if (l->s.dfr >> 28 == 0xf)
+    uint32_t ldr = lapic_load(&l->s.ldr) >> 24, d = ipi->destination & 0xff;
+    if (lapic_load(&l->s.dfr) >> 28 == 0xf)
         return ldr & d;
     return ldr >> 4 == d >> 4 && ldr & d & 15;
 }
@@ -105,7 +105,7 @@ static bool is_target(const struct lapic *l, const struct ipi *ipi, unsigned sou
         return true;
     if (ipi->logical)
         return matches_logical(l, ipi);
-    uint32_t id = lapic_is_x2apic(l) ? l->cpu : l->s.id >> 24;
+    uint32_t id = lapic_is_x2apic(l) ? l->cpu : lapic_load(&l->s.id) >> 24;
     return id == ipi->destination;
 }
 
@@ -147,7 +147,8 @@ static unsigned send(struct irqchip *chip, const struct ipi *ipi, unsigned sourc
         count++;
         if (ipi->delivery != DELIVERY_LOWEST)
             deliver(chip, l, ipi);
-        else if (l->s.svr >> 8 & 1 && (!lowest || lapic_priority(l) < lapic_priority(lowest)))
+        else if (lapic_load(&l->s.svr) >> 8 & 1 &&
+                 (!lowest || lapic_priority(l) < lapic_priority(lowest)))
             lowest = l;
     }
     if (lowest)
@@ -282,7 +283,7 @@ int irqchip_take(struct irqchip *chip, unsigned cpu)
 
 uint8_t irqchip_get_cr8(struct irqchip *chip, unsigned cpu)
 {
-    return chip->lapics[cpu].s.tpr >> 4 & 15;
+    return lapic_load(&chip->lapics[cpu].s.tpr) >> 4 & 15;
 }
 
 void irqchip_set_cr8(struct irqchip *chip, unsigned cpu, uint8_t cr8)
@@ -292,7 +293,7 @@ void irqchip_set_cr8(struct irqchip *chip, unsigned cpu, uint8_t cr8)
 
 uint64_t irqchip_get_apic_base(struct irqchip *chip, unsigned cpu)
 {
-    return chip->lapics[cpu].s.apic_base;
+    return lapic_base(&chip->lapics[cpu]);
 }
 
 bool irqchip_set_apic_base(struct irqchip *chip, unsigned cpu, uint64_t value)
@@ -315,7 +316,7 @@ bool irqchip_msr_write(struct irqchip *chip, unsigned cpu, uint32_t index, uint6
 static bool is_lapic_page(const struct lapic *l, uint64_t gpa)
 {
     return lapic_is_enabled(l) && !lapic_is_x2apic(l) &&
-           gpa >> 12 == (l->s.apic_base & 0x0000fffffffff000ULL) >> 12;
+           gpa >> 12 == (lapic_base(l) & 0x0000fffffffff000ULL) >> 12;
 }
 
 static bool is_ioapic_page(uint64_t gpa)

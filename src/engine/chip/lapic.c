@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/chip/lapic.h"
 
+#include <assert.h>
+
 #include "base/units.h"
 
 #define VERSION         (0x14u | 5u << 16) /* six LVT entries; EOI broadcast always */
@@ -69,6 +71,12 @@ static const struct state_field lapic_fields[] = {
 };
 const struct state_table lapic_table = STATE_TABLE("lapic", struct lapic_state, 1, lapic_fields);
 
+/* A register that other threads look at (lapic.h). */
+static void put(uint32_t *reg, uint32_t value)
+{
+    __atomic_store_n(reg, value, __ATOMIC_RELAXED);
+}
+
 /* --- bitmaps of 256 vectors --- */
 
 static void bit_set(uint32_t *map, uint8_t vector)
@@ -101,12 +109,13 @@ static unsigned highest(const uint32_t *map)
 
 static bool is_on(const struct lapic *l)
 {
-    return lapic_is_enabled(l) && l->s.svr & SVR_ENABLE;
+    return lapic_is_enabled(l) && lapic_load(&l->s.svr) & SVR_ENABLE;
 }
 
 static unsigned processor_priority(const struct lapic *l)
 {
-    unsigned service = l->highest_isr, task = l->s.tpr & 0xff;
+    unsigned service = __atomic_load_n(&l->highest_isr, __ATOMIC_RELAXED);
+    unsigned task = lapic_load(&l->s.tpr) & 0xff;
     return task >> 4 >= service >> 4 ? task : service & 0xf0;
 }
 
@@ -130,7 +139,7 @@ int lapic_take(struct lapic *l)
     if (vector >= 0) {
         bit_clear(l->s.irr, (uint8_t)vector);
         bit_set(l->s.isr, (uint8_t)vector);
-        l->highest_isr = (uint8_t)vector;
+        __atomic_store_n(&l->highest_isr, (uint8_t)vector, __ATOMIC_RELAXED);
     }
     pthread_mutex_unlock(&l->lock);
     return vector;
@@ -138,7 +147,7 @@ int lapic_take(struct lapic *l)
 
 static void error(struct lapic *l, uint32_t bits)
 {
-    l->s.esr_pending |= bits;
+    __atomic_fetch_or(&l->s.esr_pending, bits, __ATOMIC_RELAXED);
     uint32_t lvt = l->s.lvt[LVT_ERROR];
     if (!(lvt & LVT_MASKED) && (lvt & 0xff) >= 16)
         lapic_post(l, (uint8_t)lvt, false);
@@ -149,7 +158,7 @@ void lapic_post(struct lapic *l, uint8_t vector, bool level)
     if (!is_on(l))
         return;
     if (vector < 16) {
-        l->s.esr_pending |= ESR_RECEIVE;
+        __atomic_fetch_or(&l->s.esr_pending, ESR_RECEIVE, __ATOMIC_RELAXED);
         return;
     }
     if (level)
@@ -166,7 +175,7 @@ static void end_of_interrupt(struct lapic *l)
     if (vector == 0)
         return;
     bit_clear(l->s.isr, (uint8_t)vector);
-    l->highest_isr = (uint8_t)highest(l->s.isr);
+    __atomic_store_n(&l->highest_isr, (uint8_t)highest(l->s.isr), __ATOMIC_RELAXED);
     bool level = bit_test(l->s.tmr, (uint8_t)vector);
     pthread_mutex_unlock(&l->lock); /* the IOAPIC may post to us */
     if (level)
@@ -177,7 +186,7 @@ static void end_of_interrupt(struct lapic *l)
 
 bool lapic_accepts_extint(const struct lapic *l)
 {
-    uint32_t lvt = l->s.lvt[LVT_LINT0];
+    uint32_t lvt = lapic_load(&l->s.lvt[LVT_LINT0]);
     /* Switched off, the pins are the processor's own INTR and NMI. */
     if (!lapic_is_enabled(l))
         return l->cpu == 0;
@@ -287,7 +296,7 @@ static void write_lvt(struct lapic *l, int index, uint32_t value)
     value &= writable[index];
     if (!(l->s.svr & SVR_ENABLE))
         value |= LVT_MASKED;
-    l->s.lvt[index] = value;
+    put(&l->s.lvt[index], value);
     if (index == LVT_TIMER && TIMER_MODE(old) != TIMER_MODE(value)) {
         /* From or to deadline mode disarms. */
         if (TIMER_MODE(old) == TIMER_DEADLINE || TIMER_MODE(value) == TIMER_DEADLINE) {
@@ -300,10 +309,10 @@ static void write_lvt(struct lapic *l, int index, uint32_t value)
 
 static void write_svr(struct lapic *l, uint32_t value)
 {
-    l->s.svr = value & 0x3ff;
+    put(&l->s.svr, value & 0x3ff);
     if (!(value & SVR_ENABLE)) {
         for (unsigned i = 0; i < LVT_COUNT; i++)
-            l->s.lvt[i] |= LVT_MASKED;
+            put(&l->s.lvt[i], l->s.lvt[i] | LVT_MASKED);
     }
 }
 
@@ -370,7 +379,7 @@ static uint32_t read_locked(struct lapic *l, uint32_t offset)
     case REG_APR:
         return 0;
     default:
-        l->s.esr_pending |= ESR_REGISTER;
+        __atomic_fetch_or(&l->s.esr_pending, ESR_REGISTER, __ATOMIC_RELAXED);
         return 0;
     }
 }
@@ -393,27 +402,26 @@ static bool write_locked(struct lapic *l, uint32_t offset, uint32_t value)
     }
     switch (offset) {
     case REG_ID:
-        l->s.id = value & 0xff000000;
+        put(&l->s.id, value & 0xff000000);
         break;
     case REG_TPR:
-        l->s.tpr = value & 0xff;
+        put(&l->s.tpr, value & 0xff);
         irqchip_wake(l->chip, l->cpu);
         break;
     case REG_EOI:
         end_of_interrupt(l);
         break;
     case REG_LDR:
-        l->s.ldr = value & 0xff000000;
+        put(&l->s.ldr, value & 0xff000000);
         break;
     case REG_DFR:
-        l->s.dfr = value | 0x0fffffff;
+        put(&l->s.dfr, value | 0x0fffffff);
         break;
     case REG_SVR:
         write_svr(l, value);
         break;
     case REG_ESR:
-        l->s.esr = l->s.esr_pending;
-        l->s.esr_pending = 0;
+        l->s.esr = __atomic_exchange_n(&l->s.esr_pending, 0, __ATOMIC_RELAXED);
         break;
     case REG_ICR_LOW:
         l->s.icr = (l->s.icr & ~0xffffffffULL) | (value & 0xcdfff);
@@ -434,7 +442,7 @@ static bool write_locked(struct lapic *l, uint32_t offset, uint32_t value)
     case REG_TIMER_CURRENT:
         break;
     default:
-        l->s.esr_pending |= ESR_REGISTER;
+        __atomic_fetch_or(&l->s.esr_pending, ESR_REGISTER, __ATOMIC_RELAXED);
         break;
     }
     return false;
@@ -569,33 +577,43 @@ bool lapic_set_base(struct lapic *l, uint64_t value)
     if ((old == (BASE_ENABLE | BASE_X2APIC) && wanted == BASE_ENABLE) ||
         (old == 0 && wanted == (BASE_ENABLE | BASE_X2APIC)))
         return false;
-    pthread_mutex_lock(&l->lock);
-    l->s.apic_base = value;
-    pthread_mutex_unlock(&l->lock);
+    __atomic_store_n(&l->s.apic_base, value, __ATOMIC_RELAXED);
     if (wanted == 0 && old != 0) {
         lapic_reset(l, true);
-        l->s.apic_base = value;
+        __atomic_store_n(&l->s.apic_base, value, __ATOMIC_RELAXED);
     }
     return true;
 }
 
 /* --- life --- */
 
+/* Others may look meanwhile (INIT comes while the machine runs), so each word is stored by itself.
+ */
+static void publish(struct lapic_state *to, const struct lapic_state *from)
+{
+    const uint32_t *source = (const uint32_t *)(const void *)from;
+    uint32_t *target = (uint32_t *)(void *)to;
+    static_assert(sizeof(*to) % sizeof(*target) == 0, "whole words");
+    for (size_t i = 0; i < sizeof(*to) / sizeof(*target); i++)
+        put(&target[i], source[i]);
+}
+
 void lapic_reset(struct lapic *l, bool init)
 {
+    struct lapic_state fresh;
     chip_timer_start(&l->timer, CHIP_NEVER);
-    pthread_mutex_lock(&l->lock);
-    uint64_t base = l->s.apic_base;
-    state_reset(&lapic_table, &l->s);
-    l->s.id = l->cpu << 24;
+    state_reset(&lapic_table, &fresh);
+    fresh.id = l->cpu << 24;
     /* The virtual wire that firmware would set up, and a guest without firmware counts on. */
     if (l->cpu == 0)
-        l->s.lvt[LVT_LINT0] = DELIVERY_EXTINT << 8;
+        fresh.lvt[LVT_LINT0] = DELIVERY_EXTINT << 8;
     if (init)
-        l->s.apic_base = base;
+        fresh.apic_base = lapic_base(l);
     else if (l->cpu == 0)
-        l->s.apic_base |= BASE_BSP;
-    l->highest_isr = 0;
+        fresh.apic_base |= BASE_BSP;
+    pthread_mutex_lock(&l->lock);
+    publish(&l->s, &fresh);
+    __atomic_store_n(&l->highest_isr, 0, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&l->lock);
 }
 

@@ -2,8 +2,10 @@
 /*
  * A local APIC, xAPIC and x2APIC (SDM vol. 3, chapter 10).
  *
- * Threads: requests come from every thread (lapic_post); registers and delivery are the vCPU's own,
- * under the APIC's lock. The IRR is atomic, so that posting takes no lock.
+ * Threads: requests come from every thread (lapic_post); registers are written and interrupts taken
+ * by the vCPU's own, under the APIC's lock. What others look at to find whom a message is for (IRR,
+ * TMR, APIC_BASE, SVR, TPR, ID, LDR, DFR, LINT0) is read and written atomically, so that posting
+ * takes no lock.
  */
 #ifndef HULL_ENGINE_CHIP_LAPIC_H
 #define HULL_ENGINE_CHIP_LAPIC_H
@@ -58,14 +60,25 @@ void lapic_fini(struct lapic *lapic);
 /* After RESET#, or INIT: what INIT keeps is APIC_BASE (and the ID). */
 void lapic_reset(struct lapic *lapic, bool init);
 
+static inline uint64_t lapic_base(const struct lapic *lapic)
+{
+    return __atomic_load_n(&lapic->s.apic_base, __ATOMIC_RELAXED);
+}
+
+/* Of a register that other threads look at. */
+static inline uint32_t lapic_load(const uint32_t *reg)
+{
+    return __atomic_load_n(reg, __ATOMIC_RELAXED);
+}
+
 static inline bool lapic_is_enabled(const struct lapic *lapic)
 {
-    return lapic->s.apic_base >> 11 & 1;
+    return lapic_base(lapic) >> 11 & 1;
 }
 
 static inline bool lapic_is_x2apic(const struct lapic *lapic)
 {
-    return (lapic->s.apic_base >> 10 & 3) == 3;
+    return (lapic_base(lapic) >> 10 & 3) == 3;
 }
 
 /* [any] A fixed interrupt. */

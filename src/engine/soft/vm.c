@@ -89,6 +89,16 @@ static void soft_probe(struct engine_probe *probe)
              "Hull's own processor: works on every x86-64 host, at a fraction of the speed of KVM");
 }
 
+static void cpu_free(struct soft_cpu *cpu)
+{
+    if (!cpu)
+        return;
+    block_cache_fini(cpu);
+    mmu_fini(cpu);
+    free(cpu->cpuid);
+    free(cpu);
+}
+
 static void soft_vm_free(struct engine_vm *evm)
 {
     struct soft_vm *vm = soft_vm_of(evm);
@@ -97,6 +107,8 @@ static void soft_vm_free(struct engine_vm *evm)
     irqfds_fini(vm);
     irqchip_free(vm->irqchip);
     chip_clock_free(vm->clock);
+    for (unsigned i = 0; vm->cpus && i < vm->config.vcpu_count; i++)
+        cpu_free(vm->cpus[i]);
     mmu_vm_fini(vm);
     pthread_cond_destroy(&vm->exclusive.changed);
     pthread_mutex_destroy(&vm->exclusive.lock);
@@ -257,16 +269,10 @@ static unsigned soft_phys_bits(struct engine_vm *evm)
 
 /* --- vCPUs --- */
 
+/* The threads of the chips may be about to notify it: its memory stays as long as they do. */
 static void soft_vcpu_free(struct engine_vcpu *vcpu)
 {
-    struct soft_cpu *cpu = soft_cpu_of(vcpu);
-    if (!cpu)
-        return;
-    __atomic_store_n(&cpu->vm->cpus[cpu->base.id], NULL, __ATOMIC_RELEASE);
-    block_cache_fini(cpu);
-    mmu_fini(cpu);
-    free(cpu->cpuid);
-    free(cpu);
+    (void)vcpu;
 }
 
 static int soft_vcpu_reset(struct engine_vcpu *vcpu, struct err *err)
@@ -310,7 +316,7 @@ static int soft_vcpu_new(struct engine_vm *evm, unsigned id, struct engine_vcpu 
         __atomic_store_n(&vm->cpus[id], cpu, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&vm->build_lock);
     if (code < 0) {
-        soft_vcpu_free(&cpu->base);
+        cpu_free(cpu);
         return code;
     }
     soft_vcpu_reset(&cpu->base, err);
