@@ -42,11 +42,10 @@ def baseline(starter, kind, cpus):
     return _baselines[key]
 
 
-# One group a kernel and number of CPUs: they share what they are compared with.
-@pytest.mark.parametrize("image", ["vmlinuz", "vmlinux"])
-@pytest.mark.parametrize("kind, cpus", [
-    pytest.param(kind, cpus, marks=pytest.mark.xdist_group(f"{kind}-{cpus}"))
-    for kind in KERNELS for cpus in (1, 4)])
+# Each kernel as it is shipped with one vCPU, and unpacked, through PVH, with four: a kernel that
+# unpacks itself does so before it knows of the others.
+@pytest.mark.parametrize("cpus, image", [(1, "vmlinuz"), (4, "vmlinux")])
+@pytest.mark.parametrize("kind", KERNELS)
 def test_kernel(hull, kind, cpus, image):
     run = hull.boot(REPORT, kind=kind, cpus=cpus, image=image, memory="512M").good()
     assert run.value("cpus") == str(cpus)
