@@ -66,7 +66,8 @@ BAD = [
     (KERNEL + " --memroy 1G", USAGE, r"memroy.*'(--)?memory'"),
     (KERNEL + " disk.img", USAGE, r"disk\.img"),
     (KERNEL + " --append", USAGE, r"append"),
-    (KERNEL + " --engine soft", (ERROR, USAGE), r"soft"),
+    (KERNEL + " --engine sfot", (ERROR, USAGE), r"sfot.*'soft'"),
+    (KERNEL + " --engine kvm,clock=virtual", (ERROR, USAGE), r"virtual clock"),
     (KERNEL + " --serial nonsense", (ERROR, USAGE), r"nonsense"),
     (KERNEL + " --serial stdio --serial stdio", (ERROR, USAGE), r"stdio"),
     (KERNEL + " --console file:/no/such/folder/x", ERROR, r"/no/such/folder/x"),
@@ -104,7 +105,7 @@ def test_bad_input(bed, places, arguments, status, says):
 
 
 def test_no_permission_on_kvm(bed, places):
-    result = bed.run(f"hull run {KERNEL.format(**places)}", user="other", timeout=20)
+    result = bed.run(f"hull run --engine kvm {KERNEL.format(**places)}", user="other", timeout=20)
     assert result.status == ERROR
     assert len(result.err.strip().splitlines()) == 1, result.err
     assert "/dev/kvm" in result.err and "usermod -aG kvm" in result.err, result.err
@@ -113,7 +114,7 @@ def test_no_permission_on_kvm(bed, places):
 def test_no_kvm_at_all(bed, places):
     bed.run("mv /dev/kvm /dev/kvm-away").check()
     try:
-        result = bed.run(f"hull run {KERNEL.format(**places)}", timeout=20)
+        result = bed.run(f"hull run --engine kvm {KERNEL.format(**places)}", timeout=20)
         host = bed.run("hull host")
     finally:
         bed.run("mv /dev/kvm-away /dev/kvm").check()

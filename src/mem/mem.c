@@ -98,7 +98,7 @@ static int check_place(const struct mem *mem, const char *name, gpa_t base, uint
  * Pages come when they are touched (MAP_NORESERVE), so a guest that is larger than the host would
  * start and be killed in the middle of its work. What can never fit is refused here.
  */
-static int check_host(const struct mem *mem, const char *name, uint64_t len, struct err *err)
+static int check_host(const struct mem *mem, uint64_t len, struct err *err)
 {
     struct sysinfo info;
     if (sysinfo(&info) < 0)
@@ -113,9 +113,9 @@ static int check_host(const struct mem *mem, const char *name, uint64_t len, str
 
     char wanted_text[32], ram_text[32], swap_text[32];
     return err_set(err, ENOMEM,
-                   "%s: the guest would have %s of memory, this host has %s of RAM and %s of swap; "
+                   "the guest would have %s of memory, this host has %s of RAM and %s of swap; "
                    "give the guest less",
-                   name, size_format(wanted, wanted_text, sizeof(wanted_text)),
+                   size_format(wanted, wanted_text, sizeof(wanted_text)),
                    size_format(host_ram, ram_text, sizeof(ram_text)),
                    size_format(host_swap, swap_text, sizeof(swap_text)));
 }
@@ -284,7 +284,7 @@ static int mem_add(struct mem *mem, const char *name, gpa_t base, uint64_t len, 
     int code = check_place(mem, name, base, len, err);
     if (code < 0)
         return code;
-    code = check_host(mem, name, len, err);
+    code = check_host(mem, len, err);
     if (code < 0)
         return code;
 
