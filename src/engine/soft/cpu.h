@@ -236,6 +236,7 @@ struct soft_cpu {
     uint64_t rip_page;     /* RIP that corresponds to insn->next_offset 0 */
     bool stop_block;       /* leave the block after this instruction */
     bool rip_set;          /* with stop_block: the handler has stored where to go on (REP) */
+    bool exclusive;        /* in an exclusive section, which an exception ends */
     bool no_interrupt;     /* shadow of STI or MOV SS: none before the next instruction is done */
     bool no_debug;         /* shadow of MOV SS: no debug exception either */
     bool nmi_blocked;      /* until IRET */
@@ -353,7 +354,8 @@ void soft_cpu_notify(struct soft_cpu *cpu, uint32_t events);
 /*
  * Exclusive section: all other vCPUs of the VM are between instructions, not in guest memory,
  * until soft_exclusive_end(). For what cannot be atomic otherwise (a LOCK across pages). Serves
- * others' sections while it waits for its own. Not nestable; raise nothing inside.
+ * others' sections while it waits for its own. Not nestable. What is raised inside ends it, so
+ * check before it: inside, only what another vCPU has changed meanwhile may raise.
  */
 void soft_exclusive_begin(struct soft_cpu *cpu);
 void soft_exclusive_end(struct soft_cpu *cpu);

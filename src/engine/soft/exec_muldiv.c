@@ -10,6 +10,10 @@ __extension__ typedef unsigned __int128 uint128;
 
 /* --- MUL, IMUL --- */
 
+/* The others are undefined. Processors that leave them alone would tell the guest what was in the
+ * host's: so they stay the guest's. */
+#define MULTIPLY_FLAGS (RFLAGS_CF | RFLAGS_OF)
+
 /* rDX:rAX (AX for bytes) = rAX * source. */
 /* Bytes: the product is AX. */
 #define NARROW(name, mnemonic)                                                                     \
@@ -66,7 +70,7 @@ static void multiply(struct soft_cpu *cpu, const struct insn *i)
         int_put_reg(cpu, i, CPU_RAX, bytes, low);
         int_put_reg(cpu, i, CPU_RDX, bytes, high);
     }
-    set_flags(cpu, flags);
+    set_some_flags(cpu, flags, MULTIPLY_FLAGS);
 }
 
 #define IMUL(bits, suffix)                                                                         \
@@ -78,7 +82,7 @@ static void multiply(struct soft_cpu *cpu, const struct insn *i)
                 : "=&a"(ax), "+r"(value)                                                           \
                 : "r"((uint##bits##_t)b)                                                           \
                 : "cc");                                                                           \
-        set_flags(cpu, ax);                                                                        \
+        set_some_flags(cpu, ax, MULTIPLY_FLAGS);                                                   \
         return value;                                                                              \
     }
 IMUL(16, "w")

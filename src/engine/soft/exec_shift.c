@@ -234,7 +234,7 @@ static void bit_test(struct soft_cpu *cpu, const struct insn *i)
 
 /* --- scans and counts --- */
 
-/* With the host's instruction, so that flags which the manuals leave open are as on the host. A
+/* With the host's instruction. A
  * destination that is left alone where the source is zero is an input, too. */
 #define SCAN(name, mnemonic, bits, suffix)                                                         \
     static uint64_t name##bits(uint64_t source, uint64_t destination, uint16_t *host_flags)        \
@@ -266,6 +266,21 @@ typedef uint64_t scan_fn(uint64_t source, uint64_t destination, uint16_t *host_f
         name##16, name##32, name##64                                                               \
     }
 
+/* Flags that are undefined stay as they are: the host may leave its own. */
+static uint64_t scan_flags(const struct insn *i)
+{
+    switch (i->op) {
+    case OP_BSF:
+    case OP_BSR:
+        return RFLAGS_ZF;
+    case OP_TZCNT:
+    case OP_LZCNT:
+        return RFLAGS_ZF | RFLAGS_CF;
+    default:
+        return RFLAGS_ARITH;
+    }
+}
+
 /* BSF and BSR of zero leave all 64 bits of the destination (as AMD documents and Intel does). */
 static void scan(struct soft_cpu *cpu, const struct insn *i)
 {
@@ -278,7 +293,7 @@ static void scan(struct soft_cpu *cpu, const struct insn *i)
         source, int_get_reg(cpu, i, i->reg, bytes), &host_flags);
     if (source != 0 || i->op >= OP_TZCNT)
         int_put_reg(cpu, i, i->reg, bytes, result);
-    set_flags(cpu, host_flags);
+    set_some_flags(cpu, host_flags, scan_flags(i));
 }
 
 soft_exec_fn *shift_bind(const struct insn *insn)

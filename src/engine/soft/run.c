@@ -50,6 +50,9 @@ enum unwind {
 static void abandon_instruction(struct soft_cpu *cpu)
 {
     const struct insn *insn = cpu->insn;
+    /* Another vCPU may have changed the page tables after the check before the section. */
+    if (cpu->exclusive)
+        soft_exclusive_end(cpu);
     if (!insn)
         return;
     cpu->rip = (soft_next_rip(cpu, insn) - insn->len) & soft_ip_mask(cpu);
@@ -213,10 +216,12 @@ void soft_exclusive_begin(struct soft_cpu *cpu)
 {
     running_leave(cpu);
     soft_exclusive_begin_outside(cpu->vm);
+    cpu->exclusive = true;
 }
 
 void soft_exclusive_end(struct soft_cpu *cpu)
 {
+    cpu->exclusive = false;
     soft_exclusive_end_outside(cpu->vm);
     running_enter(cpu);
 }
