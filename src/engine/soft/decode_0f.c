@@ -93,7 +93,8 @@ decode_lists decode_map_0f = {
     [0x0b] = ROWS(ROW("ud2", UD, NONE, V, ANY, NOMEM, ATTR(ATTR_BRANCH))),
     [0x0d] = ROWS(ROW("prefetchw", PREFETCH, RM, B, REG(1) | MEM, MODRM_(ROW_FALLBACK), NOMEM,
                       FEAT(PREFETCHW), ATTR(ATTR_MEM_ADDR)),
-                  HINT_NOP),
+                  /* AMD's: there is no form with a register. */
+                  ROW("nop", NOP, RM, V, MEM, MODRM, NOMEM, ATTR(ATTR_MEM_ADDR))),
     [0x18] =
         ROWS(ROW("prefetchnta", PREFETCH, RM, B, REG(0) | MEM, MODRM, NOMEM, ATTR(ATTR_MEM_ADDR)),
              ROW("prefetcht0", PREFETCH, RM, B, REG(1) | MEM, MODRM, NOMEM, ATTR(ATTR_MEM_ADDR)),

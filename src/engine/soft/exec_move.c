@@ -433,32 +433,37 @@ static void popa(struct soft_cpu *cpu, const struct insn *i)
 }
 
 /* ENTER (SDM vol. 2): imm bytes of locals, imm2 levels of outer frames. */
+/* An address of the stack, which an access of ENTER will use. */
+static uint64_t frame_linear(struct soft_cpu *cpu, uint64_t address, unsigned bytes, bool write)
+{
+    uint64_t at = address & soft_stack_mask(cpu);
+    if (soft_code64(cpu) && !soft_canonical(at))
+        soft_raise_error(cpu, EXC_SS, 0);
+    return soft_linear(cpu, SEG_SS, at, bytes, write);
+}
+
+/* The accesses are in the processor's order: what has been pushed when one of them faults stays in
+ * memory, and registers change only at the end. */
 static void enter(struct soft_cpu *cpu, const struct insn *i)
 {
     unsigned bytes = i->op_bytes, level = i->imm2 & 31;
-    uint64_t saved_rsp = cpu->gpr[CPU_RSP], mask = soft_stack_mask(cpu);
-    uint64_t rbp = cpu->gpr[CPU_RBP];
-    uint64_t frames[32];
+    uint64_t rsp = cpu->gpr[CPU_RSP], rbp = cpu->gpr[CPU_RBP], frame = rsp - bytes;
+    rsp -= bytes;
+    mmu_write_sized(cpu, frame_linear(cpu, rsp, bytes, true), bytes, rbp);
     for (unsigned n = 1; n < level; n++) {
-        uint64_t at = (rbp - (uint64_t)n * bytes) & mask;
-        frames[n] = mmu_read_sized(cpu, soft_linear(cpu, SEG_SS, at, bytes, false), bytes);
+        uint64_t from = frame_linear(cpu, rbp - (uint64_t)n * bytes, bytes, false);
+        uint64_t value = mmu_read_sized(cpu, from, bytes);
+        rsp -= bytes;
+        mmu_write_sized(cpu, frame_linear(cpu, rsp, bytes, true), bytes, value);
     }
-    uint64_t pushed = (uint64_t)bytes * (1 + (level ? level : 0));
-    uint64_t end = saved_rsp - pushed - (i->imm & 0xffff);
-    /* The processor touches the end of the new frame first. */
-    mmu_check(cpu, soft_linear(cpu, SEG_SS, end & mask, bytes, true), bytes, true);
-    for (unsigned n = 1; n <= 1 + level; n++)
-        mmu_check(cpu,
-                  soft_linear(cpu, SEG_SS, (saved_rsp - (uint64_t)n * bytes) & mask, bytes, true),
-                  bytes, true);
-    soft_push(cpu, bytes, rbp);
-    uint64_t frame = cpu->gpr[CPU_RSP];
-    for (unsigned n = 1; n < level; n++)
-        soft_push(cpu, bytes, frames[n]);
-    if (level > 0)
-        soft_push(cpu, bytes, frame);
+    if (level > 0) {
+        rsp -= bytes;
+        mmu_write_sized(cpu, frame_linear(cpu, rsp, bytes, true), bytes, frame);
+    }
+    rsp -= i->imm & 0xffff;
+    mmu_check(cpu, frame_linear(cpu, rsp, bytes, true), bytes, true);
     int_put_reg(cpu, i, CPU_RBP, bytes, frame);
-    soft_set_rsp(cpu, end);
+    soft_set_rsp(cpu, rsp);
 }
 
 static void leave(struct soft_cpu *cpu, const struct insn *i)

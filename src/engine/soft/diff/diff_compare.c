@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What must be equal after an instruction. What need not be, each for a reason that is said here,
+ * is made equal before.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/soft/diff/diff.h"
+#include "engine/soft/exec_vec.h"
+
+#define MXCSR_PE       (1u << 5)
+#define MXCSR_OVER     0x18u /* overflow, underflow */
+#define CHANGING_FLAGS (RFLAGS_ARITH | RFLAGS_DF | RFLAGS_NT | RFLAGS_ID | RFLAGS_AC)
+#define BEFORE         64u /* compared around an access */
+#define AFTER          64u
+
+/* --- flags --- */
+
+static uint64_t flags_mask(const struct diff_case *c, bool raised)
+{
+    const struct insn *insn = &c->d->insn;
+    uint64_t mask = CHANGING_FLAGS;
+    if (!raised && insn->op != OP_UD)
+        mask &= ~(uint64_t)insn_flags(insn, (int)(c->start.gpr[CPU_RCX] & 0xff)).undefined;
+    return mask;
+}
+
+/* --- vector and x87 state --- */
+
+static void forget_pointers(uint8_t *image)
+{
+    memset(image + X87_FOP, 0, X87_MXCSR - X87_FOP);
+    memset(image + X87_MXCSR_MASK, 0, 4);
+}
+
+/*
+ * The pointers to the last x87 instruction: AMD's processors save them only when an exception is
+ * pending, and the host's are those of the tester's code. MXCSR: beside an overflow or underflow
+ * that is not masked the engine does not know whether the result is inexact, and not at which step
+ * of a dot product the processor has stopped.
+ */
+static void forget_state(const struct diff_case *c, struct diff_result *got,
+                         struct diff_result *want)
+{
+    uint32_t mxcsr, unknown = 0;
+    forget_pointers(got->state.fpu.x87);
+    forget_pointers(want->state.fpu.x87);
+    memcpy(&mxcsr, want->state.fpu.x87 + X87_MXCSR, sizeof(mxcsr));
+    if (want->vector == EXC_XM) {
+        if (strstr(c->d->insn.opcode->name, "dpp"))
+            unknown = MXCSR_FLAGS;
+        else if (mxcsr & ~mxcsr >> MXCSR_MASK_SHIFT & MXCSR_OVER)
+            unknown = MXCSR_PE;
+    }
+    got->state.fpu.x87[X87_MXCSR] |= (uint8_t)unknown;
+    want->state.fpu.x87[X87_MXCSR] |= (uint8_t)unknown;
+}
+
+static const char *compare_fpu(const struct diff_case *c, const struct diff_result *got,
+                               const struct diff_result *want)
+{
+    const struct soft_fpu *a = &got->state.fpu, *b = &want->state.fpu;
+    if (memcmp(a->x87, b->x87, X87_MXCSR) != 0)
+        return "x87 control state";
+    if (memcmp(a->x87 + X87_MXCSR, b->x87 + X87_MXCSR, 4) != 0)
+        return "MXCSR";
+    for (unsigned i = 0; i < 8; i++) {
+        if (memcmp(a->st[i], b->st[i], 10) != 0)
+            return "x87 or MMX registers";
+    }
+    if (memcmp(a->xmm, b->xmm, sizeof(a->xmm)) != 0)
+        return "XMM registers";
+    if (c->d->code_bits == 32) /* the host's other registers are cleared, which there are not */
+        return memcmp(a->ymm_hi, b->ymm_hi, sizeof(a->ymm_hi) / 2) != 0 ? "upper halves" : NULL;
+    return memcmp(a->ymm_hi, b->ymm_hi, sizeof(a->ymm_hi)) != 0 ? "upper halves" : NULL;
+}
+
+/* --- memory --- */
+
+/* A piece of the arena: false where it lies outside. */
+static bool clip(uint64_t la, uint64_t before, uint64_t len, size_t *at, size_t *count)
+{
+    uint64_t first = la - before, end = la + len, limit = DIFF_ARENA + DIFF_PAGES * DIFF_PAGE;
+    if (la < DIFF_ARENA - DIFF_SPACE || la > limit + DIFF_SPACE)
+        return false;
+    first = first < DIFF_ARENA ? DIFF_ARENA : first;
+    end = end > limit ? limit : end;
+    if (first >= end)
+        return false;
+    *at = first - DIFF_ARENA;
+    *count = end - first;
+    return true;
+}
+
+static void clear(uint8_t *memory, uint64_t la, uint64_t len)
+{
+    size_t at, count;
+    if (clip(la, 0, len, &at, &count))
+        memset(memory + at, 0, count);
+}
+
+/* Pointers in an image that was saved, and MXCSR_MASK. */
+static void forget_in_memory(const struct diff_case *c, uint8_t *memory)
+{
+    const struct insn *insn = &c->d->insn;
+    if (c->access_count == 0)
+        return;
+    uint64_t la = c->accesses[0].la;
+    if (insn->op == OP_FXSAVE || insn->op == OP_XSAVE || insn->op == OP_XSAVEOPT ||
+        insn->op == OP_XSAVEC) {
+        clear(memory, la + X87_FOP, X87_MXCSR - X87_FOP);
+        clear(memory, la + X87_MXCSR_MASK, 4);
+    }
+    if (insn->op == OP_X87_FNSTENV || insn->op == OP_X87_FNSAVE)
+        clear(memory, la + 3ULL * insn->op_bytes, 4ULL * insn->op_bytes);
+}
+
+static bool same_memory(const struct diff_case *c, const uint8_t *got, const uint8_t *want)
+{
+    for (unsigned i = 0; i < c->access_count; i++) {
+        size_t at, count;
+        const struct diff_access *a = &c->accesses[i];
+        if (clip(a->la, BEFORE, a->len + AFTER, &at, &count) &&
+            memcmp(got + at, want + at, count) != 0)
+            return false;
+    }
+    return true;
+}
+
+/* --- all --- */
+
+static const char *compare_exception(const struct diff_case *c, const struct diff_result *got,
+                                     const struct diff_result *want)
+{
+    if (got->vector != want->vector)
+        return "exception";
+    if (want->vector >= 0 && got->error != want->error)
+        return "error code";
+    /* Which of two operands is read first is not said. */
+    bool either = c->d->insn.op == OP_CMPS;
+    if (want->vector == EXC_PF && got->address != want->address && !either)
+        return "faulting address";
+    return NULL;
+}
+
+const char *diff_compare(const struct diff_case *c, struct diff_result *got,
+                         struct diff_result *want, uint8_t *got_memory, uint8_t *want_memory)
+{
+    unsigned registers = c->d->code_bits == 64 ? 16 : 8;
+    uint64_t width = c->d->code_bits == 64 ? UINT64_MAX : UINT32_MAX;
+    const char *what = compare_exception(c, got, want);
+    if (what)
+        return what;
+    if ((got->state.rflags ^ want->state.rflags) & flags_mask(c, want->vector >= 0))
+        return "flags";
+    if (got->state.rip != want->state.rip)
+        return "RIP";
+    for (unsigned i = 0; i < registers; i++) {
+        if ((got->state.gpr[i] ^ want->state.gpr[i]) & width)
+            return "general registers";
+    }
+    forget_in_memory(c, got_memory);
+    forget_in_memory(c, want_memory);
+    if (!same_memory(c, got_memory, want_memory))
+        return "memory";
+    if (!c->d->uses_fpu)
+        return NULL;
+    forget_state(c, got, want);
+    return compare_fpu(c, got, want);
+}
+
+/* --- report --- */
+
+static void dump(const char *name, const uint8_t *start, const uint8_t *got, const uint8_t *want,
+                 size_t len)
+{
+    for (size_t at = 0; at + 16 <= len; at += 16) {
+        const uint8_t *rows[] = {start, got, want};
+        static const char *const names[] = {"was", "got", "want"};
+        if (memcmp(got + at, want + at, 16) == 0)
+            continue;
+        for (unsigned row = 0; row < 3; row++) {
+            if (!rows[row])
+                continue;
+            printf("#   %s+%zu %-4s", name, at, names[row]);
+            for (unsigned i = 0; i < 16; i++)
+                printf(" %02x", rows[row][at + i]);
+            printf("\n");
+        }
+    }
+}
+
+static void print_registers(const char *name, const uint64_t gpr[16])
+{
+    for (unsigned i = 0; i < 16; i++)
+        printf("%s%016llx%s", i % 8 ? " " : "#   ", (unsigned long long)gpr[i],
+               i == 7   ? "\n"
+               : i < 15 ? ""
+                        : " ");
+    printf("%s\n", name);
+}
+
+static void print_result(const char *name, const struct diff_result *r)
+{
+    printf("#   %s: rip %llx flags %llx", name, (unsigned long long)r->state.rip,
+           (unsigned long long)r->state.rflags);
+    if (r->vector >= 0)
+        printf(", exception %d error %x address %llx", r->vector, r->error,
+               (unsigned long long)r->address);
+    printf("\n");
+}
+
+void diff_report(const struct diff_case *c, const char *what, const struct diff_result *got,
+                 const struct diff_result *want, const uint8_t *got_memory,
+                 const uint8_t *want_memory)
+{
+    const struct insn *insn = &c->d->insn;
+    char text[128];
+    decode_print(insn, c->d->address, text, sizeof(text));
+    printf("# %u-bit %s: %s differ:", c->d->code_bits, text, what);
+    for (unsigned i = 0; i < insn->len; i++)
+        printf(" %02x", insn->bytes[i]);
+    printf("%s\n", insn->op == OP_UD ? " (undefined)" : "");
+    print_registers("was", c->start.gpr);
+    print_registers("got", got->state.gpr);
+    print_registers("want", want->state.gpr);
+    printf("#   flags at start %llx\n", (unsigned long long)c->start.rflags);
+    print_result("got", got);
+    print_result("want", want);
+    for (unsigned i = 0; i < c->access_count; i++) {
+        size_t at, count;
+        const struct diff_access *a = &c->accesses[i];
+        printf("#   access %llx, %u bytes\n", (unsigned long long)a->la, a->len);
+        if (clip(a->la, BEFORE, a->len + AFTER, &at, &count))
+            dump("memory", NULL, got_memory + at, want_memory + at, count);
+    }
+    if (!c->d->uses_fpu)
+        return;
+    dump("legacy", c->start.fpu.x87, got->state.fpu.x87, want->state.fpu.x87, 416);
+    dump("upper", c->start.fpu.ymm_hi[0], got->state.fpu.ymm_hi[0], want->state.fpu.ymm_hi[0], 256);
+}

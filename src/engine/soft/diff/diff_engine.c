@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The engine's side: a processor at CPL 3 with page tables that show it the arena, and its decoder
+ * and handlers without the loop around them.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "engine/soft/diff/diff.h"
+#include "engine/soft/exec.h"
+#include "engine/soft/mmu.h"
+#include "mem/mem.h"
+
+#define RAM_BYTES (1u << 20)
+#define TABLES    0x1000u /* four levels, a page each */
+#define ARENA_AT  0x40000u
+#define PTE_P     1ULL
+#define PTE_W     2ULL
+#define PTE_U     4ULL
+#define PTE_A     0x20ULL
+#define PTE_D     0x40ULL
+#define CODE64    0xa0fb /* CPU_SEG_CODE64 and CODE32, DATA of DPL 3 */
+#define CODE32    0xc0fb
+#define DATA      0xc0f3
+#define DPL3_TSS  0x008b
+
+static void set_entry(uint8_t *ram, unsigned level, uint64_t la, uint64_t value)
+{
+    /* level 0 is the top */
+    unsigned index = la >> (39 - 9 * level) & 511;
+    memcpy(ram + TABLES + (size_t)level * DIFF_PAGE + 8 * (size_t)index, &value, sizeof(value));
+}
+
+static void make_tables(uint8_t *ram)
+{
+    uint64_t upper = PTE_P | PTE_W | PTE_U | PTE_A;
+    for (unsigned level = 0; level < 3; level++)
+        set_entry(ram, level, DIFF_ARENA, (TABLES + (level + 1) * DIFF_PAGE) | upper);
+    for (unsigned i = 0; i < DIFF_PAGES; i++) {
+        uint64_t page = (uint64_t)i * DIFF_PAGE;
+        uint64_t leaf = (ARENA_AT + page) | PTE_P | PTE_U;
+        if (diff_page_kinds[i] == 'W')
+            leaf |= PTE_W;
+        if (diff_page_kinds[i] != '-')
+            set_entry(ram, 3, DIFF_ARENA + page, leaf);
+    }
+}
+
+int diff_engine_init(struct diff_engine *e, struct err *err)
+{
+    static struct soft_cpu *cpus[1];
+    const struct mem_options options = {0};
+    struct mem *mem;
+    memset(e, 0, sizeof(*e));
+    e->cpu = aligned_alloc(64, (sizeof(*e->cpu) + 63) / 64 * 64);
+    if (!e->cpu)
+        return err_errno(err, ENOMEM, "the engine's processor");
+    memset(e->cpu, 0, sizeof(*e->cpu));
+    int code = mem_new(&mem, &options, err);
+    if (code == 0)
+        code = mem_add_ram(mem, "ram", GPA(0), RAM_BYTES, err);
+    if (code == 0)
+        code = model_init(&e->vm.model, "host", 1, err);
+    if (code == 0)
+        code = mmu_vm_init(&e->vm, err);
+    if (code < 0)
+        return code;
+    e->vm.mem = mem;
+    e->vm.config.vcpu_count = 1;
+    e->vm.cpus = cpus;
+    e->cpu->vm = &e->vm;
+    pthread_mutex_init(&e->vm.exclusive.lock, NULL);
+    pthread_cond_init(&e->vm.exclusive.changed, NULL);
+    e->vm.exclusive.running = 1; /* as within vcpu_run */
+    code = mmu_vm_map(&e->vm, 0, mem_region_at(mem, 0), err);
+    if (code == 0)
+        code = mmu_init(e->cpu, err);
+    if (code < 0)
+        return code;
+    cpus[0] = e->cpu;
+    uint8_t *ram = mem_region_at(mem, 0)->host;
+    e->memory = ram + ARENA_AT;
+    make_tables(ram);
+    return 0;
+}
+
+void diff_engine_set_mode(struct diff_engine *e, unsigned code_bits)
+{
+    struct soft_cpu *cpu = e->cpu;
+    cpu->cr0 = CPU_CR0_PE | CPU_CR0_PG | CPU_CR0_NE | CPU_CR0_ET | CPU_CR0_WP | CPU_CR0_MP;
+    cpu->cr3 = TABLES;
+    cpu->cr4 = CPU_CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
+    cpu->xcr0 = e->vm.model.features >> FEAT_AVX & 1 ? 7 : 3;
+    cpu->efer = CPU_EFER_LME | CPU_EFER_LMA | EFER_SCE | EFER_NXE;
+    for (unsigned i = 0; i < SEG_COUNT; i++)
+        cpu->seg[i] = (struct cpu_segment){.limit = UINT32_MAX, .selector = 0x2b, .attr = DATA};
+    cpu->seg[SEG_CS] = (struct cpu_segment){.limit = UINT32_MAX,
+                                            .selector = code_bits == 64 ? 0x33 : 0x23,
+                                            .attr = code_bits == 64 ? CODE64 : CODE32};
+    cpu->seg[SEG_GS].base = code_bits == 64 ? DIFF_GS : 0;
+    cpu->tr = (struct cpu_segment){.limit = 0x63, .selector = 8, .attr = DPL3_TSS};
+    cpu->rflags = RFLAGS_FIXED;
+    cpu->delivering = -1;
+    soft_cpu_update(cpu);
+    mmu_flush_all(cpu);
+    mmu_cr3_written(cpu, false);
+}
+
+/* Run it to its end, though a repeated one may stop on the way. */
+static void execute(struct soft_cpu *cpu, const struct diff_insn *d)
+{
+    const struct insn *insn = &d->insn;
+    bool again;
+    do {
+        cpu->insn = cpu->block_start = insn;
+        cpu->stop_block = cpu->rip_set = false;
+        insn->exec(cpu, insn);
+        again = cpu->stop_block && cpu->rip_set && cpu->rip == d->address;
+    } while (again && insn->opcode->attr & ATTR_STRING);
+    cpu->insn = NULL;
+    if (!cpu->rip_set && !(insn->opcode->attr & (ATTR_BRANCH | ATTR_ENDS_BLOCK)))
+        cpu->rip = soft_next_rip(cpu, insn);
+    cpu->stop_block = cpu->rip_set = false;
+}
+
+void diff_engine_run(struct diff_engine *e, struct diff_insn *d, const struct diff_case *c,
+                     struct diff_result *result)
+{
+    struct soft_cpu *cpu = e->cpu;
+    if (!d->bound) {
+        exec_bind(cpu, &d->insn);
+        d->bound = true;
+    }
+    cpu->events = 0;
+    memcpy(cpu->gpr, c->start.gpr, sizeof(c->start.gpr));
+    cpu->rip = cpu->rip_page = d->address;
+    cpu->rflags = c->start.rflags;
+    if (d->uses_fpu)
+        cpu->fpu = c->start.fpu;
+    result->vector = -1;
+    if (setjmp(cpu->unwind) == 0) {
+        execute(cpu, d);
+    } else {
+        result->vector = cpu->exception.vector;
+        result->error = cpu->exception.has_error ? cpu->exception.error : 0;
+        result->address = cpu->exception.address;
+    }
+    memcpy(result->state.gpr, cpu->gpr, sizeof(result->state.gpr));
+    result->state.rip = cpu->rip;
+    result->state.rflags = cpu->rflags;
+    if (d->uses_fpu)
+        result->state.fpu = cpu->fpu;
+}

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The engine against the host's processor, instruction by instruction.
+ *
+ * Without arguments: a share with a fixed seed, as a unit test. For more:
+ *
+ *     diff_test [--group NAME[,NAME...]] [--row MNEMONIC] [--cases N] [--seed N] [--bits 32|64]
+ *               [--table] [--all-differences]
+ *
+ * N cases for each group; --table prints for each row of the decoder's tables how many cases of it
+ * there were, how many of them faulted, and how many differed.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "base/err.h"
+#include "base/tap.h"
+#include "engine/soft/diff/diff.h"
+
+#define STATES          16 /* of each instruction */
+#define SHARE           40000
+#define REPORTS_A_ROW   2
+#define REPORTS_AT_MOST 60
+
+struct options {
+    unsigned groups; /* bits */
+    const char *row;
+    uint64_t cases, seed;
+    unsigned bits; /* 0: both */
+    bool table, all;
+};
+
+static struct diff_engine engine;
+static struct diff_rows rows;
+static unsigned reports;
+
+/* --- memory --- */
+
+static void randomise_memory(struct diff_random *r)
+{
+    uint8_t *host = diff_native_memory();
+    for (size_t at = 0; at < (size_t)DIFF_PAGES * DIFF_PAGE; at += 8) {
+        uint64_t value = diff_random(r);
+        if (at % 64 >= 48)
+            value >>= value & 63;
+        memcpy(host + at, &value, 8);
+    }
+    memcpy(engine.memory, host, (size_t)DIFF_PAGES * DIFF_PAGE);
+}
+
+static void poke(const struct diff_poke *p)
+{
+    uint64_t limit = DIFF_ARENA + DIFF_PAGES * DIFF_PAGE;
+    for (uint32_t i = 0; i < p->len; i++) {
+        uint64_t la = p->la + i;
+        if (la < DIFF_ARENA || la >= limit)
+            continue;
+        engine.memory[la - DIFF_ARENA] = p->bytes[i];
+        diff_native_memory()[la - DIFF_ARENA] = p->bytes[i];
+    }
+}
+
+/* --- one batch: some instructions, each with several states --- */
+
+struct batch {
+    struct diff_insn insns[DIFF_SLOTS];
+    struct diff_row *rows[DIFF_SLOTS];
+    unsigned count;
+};
+
+static void run_case(struct diff_case *c, struct diff_insn *d, struct diff_row *row)
+{
+    static struct diff_result got, want;
+    poke(&c->poke);
+    diff_native_run(c, &want);
+    diff_engine_run(&engine, d, c, &got);
+    row->cases++;
+    row->faults += want.vector >= 0;
+    const char *what = diff_compare(c, &got, &want, engine.memory, diff_native_memory());
+    if (!what)
+        return;
+    if (row->wrong++ < REPORTS_A_ROW && reports++ < REPORTS_AT_MOST)
+        diff_report(c, what, &got, &want, engine.memory, diff_native_memory());
+    /* Equal again. */
+    memcpy(engine.memory, diff_native_memory(), (size_t)DIFF_PAGES * DIFF_PAGE);
+}
+
+static uint64_t run_batch(struct diff_random *r, struct batch *b, unsigned bits)
+{
+    static struct diff_case c;
+    uint64_t cases = 0;
+    diff_engine_set_mode(&engine, bits);
+    diff_native_load(b->insns, b->count, bits);
+    randomise_memory(r);
+    for (unsigned i = 0; i < b->count; i++) {
+        for (unsigned n = 0; n < STATES; n++) {
+            if (!diff_make_state(r, &c, &b->insns[i], diff_native_memory())) {
+                b->rows[i]->unmade++;
+                break;
+            }
+            run_case(&c, &b->insns[i], b->rows[i]);
+            cases++;
+        }
+    }
+    if (memcmp(engine.memory, diff_native_memory(), (size_t)DIFF_PAGES * DIFF_PAGE) != 0) {
+        printf("# memory differs away from all operands; the batch ends with:\n");
+        for (unsigned i = 0; i < b->count; i++)
+            printf("#   %s\n", b->insns[i].insn.opcode->name);
+        b->rows[0]->wrong++;
+    }
+    return cases;
+}
+
+static void fill_batch(struct diff_random *r, struct batch *b, struct diff_row *const *chosen,
+                       size_t chosen_count, unsigned bits)
+{
+    const struct decode_mode mode = {
+        .code_bits = (uint8_t)bits, .vex = true, .features = engine.vm.model.features};
+    b->count = 0;
+    for (unsigned tries = 0; tries < 4 * DIFF_SLOTS && b->count < DIFF_SLOTS; tries++) {
+        struct diff_row *row = chosen[diff_random(r) % chosen_count];
+        struct diff_insn *d = &b->insns[b->count];
+        if (!diff_example_of(row, bits)->len)
+            continue;
+        /* At different places of a slot, so that RIP's low bits differ. */
+        uint64_t address = DIFF_CODE + (uint64_t)b->count * DIFF_SLOT + 200 + diff_below(r, 16);
+        if (!diff_make_insn(r, d, row, &mode, address)) {
+            row->unmade++;
+            continue;
+        }
+        b->rows[b->count++] = row;
+    }
+}
+
+/* --- a group --- */
+
+static bool is_chosen(const struct diff_row *row, unsigned group, const struct options *o)
+{
+    return row->group == group && (!o->row || strcmp(o->row, row->opcode->name) == 0);
+}
+
+/* Returns how many rows have differences. */
+static unsigned run_group(unsigned group, const struct options *o)
+{
+    static struct batch batch;
+    struct diff_random r = {.state = o->seed * 0x100000001b3ULL + group};
+    struct diff_row **chosen = calloc(rows.count, sizeof(struct diff_row *));
+    size_t count = 0;
+    unsigned wrong = 0;
+    uint64_t cases = 0;
+    struct timespec from, to;
+    for (size_t i = 0; i < rows.count; i++) {
+        if (is_chosen(&rows.rows[i], group, o))
+            chosen[count++] = &rows.rows[i];
+    }
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    while (count && cases < o->cases) {
+        unsigned bits = o->bits ? o->bits : diff_native_has_32() && diff_one_in(&r, 4) ? 32 : 64;
+        fill_batch(&r, &batch, chosen, count, bits);
+        if (batch.count)
+            cases += run_batch(&r, &batch, bits);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    double seconds = (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_nsec - from.tv_nsec) * 1e-9;
+    for (size_t i = 0; i < count; i++)
+        wrong += chosen[i]->wrong != 0;
+    printf("# %s: %zu rows, %" PRIu64 " cases in %.1f s\n", diff_group_names[group], count, cases,
+           seconds);
+    free(chosen);
+    return wrong;
+}
+
+static void print_table(void)
+{
+    printf("# place | mnemonic | group | cases | of them faulted | differed\n");
+    for (size_t i = 0; i < rows.count; i++) {
+        const struct diff_row *row = &rows.rows[i];
+        char place[64];
+        decode_opcode_place(i, place, sizeof(place));
+        printf("%s\t%s\t", place, row->opcode->name);
+        if (row->group == DIFF_NONE)
+            printf("-\t%s\n", row->why);
+        else
+            printf("%s\t%" PRIu64 "\t%" PRIu64 "\t%" PRIu64 "\n", diff_group_names[row->group],
+                   row->cases, row->faults, row->wrong);
+    }
+}
+
+/* --- options --- */
+
+static unsigned parse_groups(const char *list)
+{
+    unsigned groups = 0;
+    for (const char *at = list; *at; at += strcspn(at, ",") + (at[strcspn(at, ",")] == ',')) {
+        size_t len = strcspn(at, ",");
+        for (unsigned i = 0; i < DIFF_GROUPS; i++) {
+            if (strlen(diff_group_names[i]) == len && strncmp(diff_group_names[i], at, len) == 0)
+                groups |= 1u << i;
+        }
+    }
+    return groups;
+}
+
+static bool parse(int argc, char **argv, struct options *o)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
+        if (strcmp(name, "--table") == 0) {
+            o->table = true;
+            continue;
+        }
+        if (!value)
+            return false;
+        i++;
+        if (strcmp(name, "--group") == 0)
+            o->groups = parse_groups(value);
+        else if (strcmp(name, "--row") == 0)
+            o->row = value;
+        else if (strcmp(name, "--cases") == 0)
+            o->cases = strtoull(value, NULL, 0);
+        else if (strcmp(name, "--seed") == 0)
+            o->seed = strtoull(value, NULL, 0);
+        else if (strcmp(name, "--bits") == 0)
+            o->bits = (unsigned)strtoul(value, NULL, 0);
+        else
+            return false;
+    }
+    return o->groups != 0 && (o->bits == 0 || o->bits == 32 || o->bits == 64);
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = {.groups = (1u << DIFF_GROUPS) - 1, .cases = SHARE, .seed = 1};
+    struct err err = ERR_INIT;
+    if (!parse(argc, argv, &o)) {
+        fprintf(stderr, "diff_test: the options are at the head of diff_test.c\n");
+        return 2;
+    }
+    if (diff_engine_init(&engine, &err) < 0) {
+        printf("# %s\n", err.text);
+        ok(false, "the engine is set up");
+        return tap_done();
+    }
+    const char *reason = diff_native_init();
+    if (reason) {
+        tap_skip("the engine and the host's processor do the same", reason);
+        return tap_done();
+    }
+    if (diff_rows_init(&rows, diff_native_features(engine.vm.model.features)) < 0)
+        return 1;
+    if (!diff_native_has_32() && o.bits != 64)
+        printf("# 32-bit code cannot be run here: 64-bit code alone\n");
+    for (unsigned group = 0; group < DIFF_GROUPS; group++) {
+        char what[80];
+        if (!(o.groups >> group & 1))
+            continue;
+        snprintf(what, sizeof(what), "%s: the engine and the host's processor do the same",
+                 diff_group_names[group]);
+        is_int(run_group(group, &o), 0, what);
+    }
+    if (o.table)
+        print_table();
+    diff_rows_free(&rows);
+    return tap_done();
+}
