@@ -432,7 +432,6 @@ static void popa(struct soft_cpu *cpu, const struct insn *i)
     soft_drop(cpu, 8 * bytes);
 }
 
-/* ENTER (SDM vol. 2): imm bytes of locals, imm2 levels of outer frames. */
 /* An address of the stack, which an access of ENTER will use. */
 static uint64_t frame_linear(struct soft_cpu *cpu, uint64_t address, unsigned bytes, bool write)
 {
@@ -442,7 +441,8 @@ static uint64_t frame_linear(struct soft_cpu *cpu, uint64_t address, unsigned by
     return soft_linear(cpu, SEG_SS, at, bytes, write);
 }
 
-/* The accesses are in the processor's order: what has been pushed when one of them faults stays in
+/* ENTER (SDM vol. 2): imm bytes of locals, imm2 levels of outer frames. The accesses are in the
+ * processor's order: what has been pushed when one of them faults stays in
  * memory, and registers change only at the end. */
 static void enter(struct soft_cpu *cpu, const struct insn *i)
 {
