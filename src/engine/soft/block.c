@@ -86,7 +86,7 @@ static uint64_t code_linear(const struct soft_cpu *cpu, uint64_t rip)
 /* Bytes at rip that the code segment's limit allows to be fetched; raises where there are none. */
 static size_t limit_bytes(struct soft_cpu *cpu, uint64_t rip, size_t wanted)
 {
-    if (cpu->seg_flat >> SEG_CS & 1)
+    if (cpu->code_flat)
         return wanted;
     uint64_t limit = cpu->seg[SEG_CS].limit;
     if (rip > limit)
@@ -123,7 +123,7 @@ static bool decode_one(struct soft_cpu *cpu, struct fetch *f, uint64_t rip, size
                                      .vex = !cpu->mode.real && !cpu->mode.v86,
                                      .features = cpu->vm->model.features};
     uint8_t bytes[INSN_LEN_MAX + 1];
-    if (!first && !(cpu->seg_flat >> SEG_CS & 1) && rip > cpu->seg[SEG_CS].limit)
+    if (!first && !cpu->code_flat && rip > cpu->seg[SEG_CS].limit)
         return false;
     size_t allowed = limit_bytes(cpu, rip, INSN_LEN_MAX);
     size_t len = bytes_here(cpu, f, offset, bytes, allowed);
@@ -262,7 +262,7 @@ static struct block *find_slowly(struct soft_cpu *cpu, struct front *front)
         b = make(cpu, &f, mode);
     /* Code segments that are not flat have a base and a limit that may change under the same key.
      */
-    if (b != cpu->blocks->transient && cpu->seg_flat >> SEG_CS & 1)
+    if (b != cpu->blocks->transient && cpu->code_flat)
         *front = (struct front){.rip = cpu->rip, .key = cpu->block_key, .block = b};
     return b;
 }

@@ -77,28 +77,30 @@ void soft_cpu_firmware_state(struct soft_cpu *cpu)
         cpu->msr.mtrr_fixed[i] = i < 3 ? 0x0606060606060606ULL : 0;
 }
 
-/* Access through it needs no check: base aside, all 4 GiB, up, readable and writable (code:
- * readable). */
-static bool is_flat(const struct cpu_segment *s, bool code)
+/* An access needs no check: base aside, it is all 4 GiB, upwards, and may be read (written). In
+ * real and virtual-8086 mode CS is data like the others, but is never that large. */
+static bool is_flat(const struct cpu_segment *s, bool write)
 {
-    unsigned wanted = SEG_ATTR_P | SEG_ATTR_S | SEG_TYPE_WRITE;
-    unsigned mask = wanted | SEG_TYPE_DOWN | SEG_TYPE_CODE;
+    bool code = s->attr & SEG_TYPE_CODE;
+    if (s->limit != UINT32_MAX || !(s->attr & SEG_ATTR_P) || !(s->attr & SEG_ATTR_S))
+        return false;
     if (code)
-        return s->limit == UINT32_MAX && s->attr & SEG_ATTR_P;
-    return s->limit == UINT32_MAX && (s->attr & mask) == wanted;
+        return !write && s->attr & SEG_TYPE_WRITE;
+    return !(s->attr & SEG_TYPE_DOWN) && s->attr & SEG_TYPE_WRITE;
 }
 
 static void update_segments(struct soft_cpu *cpu)
 {
     bool code64 = cpu->mode.code_bits == 64;
-    cpu->seg_flat = 0;
+    cpu->seg_flat = cpu->seg_flat_write = 0;
     for (unsigned i = 0; i < SEG_COUNT; i++) {
+        const struct cpu_segment *s = &cpu->seg[i];
         bool based = !code64 || i == SEG_FS || i == SEG_GS;
-        cpu->seg_base[i] = based ? cpu->seg[i].base : 0;
-        /* A code segment is never written through; as a data segment it is only flat for code. */
-        if (code64 || is_flat(&cpu->seg[i], i == SEG_CS))
-            cpu->seg_flat |= (uint8_t)(1u << i);
+        cpu->seg_base[i] = based ? s->base : 0;
+        cpu->seg_flat |= (uint8_t)((code64 || is_flat(s, false)) << i);
+        cpu->seg_flat_write |= (uint8_t)((code64 || is_flat(s, true)) << i);
     }
+    cpu->code_flat = code64 || cpu->seg[SEG_CS].limit == UINT32_MAX;
 }
 
 void soft_cpu_update(struct soft_cpu *cpu)

@@ -227,7 +227,9 @@ struct soft_cpu {
     uint64_t rip;
     uint64_t rflags;              /* always exact, the arithmetic flags too */
     uint64_t seg_base[SEG_COUNT]; /* what is added: 0 for ES, CS, SS, DS in 64-bit code */
-    uint8_t seg_flat; /* bit s: an access through s needs no check (always set in 64-bit code) */
+    /* Bit s: a read (write) through s needs no check; always set in 64-bit code. */
+    uint8_t seg_flat, seg_flat_write;
+    bool code_flat; /* CS has no limit: nor does RIP */
     struct soft_mode mode;
 
     /* --- the run loop's --- */
@@ -315,7 +317,7 @@ static inline void soft_cpu_update_key(struct soft_cpu *cpu)
 {
     uint64_t mode = cpu->mode.code_bits | (uint64_t)cpu->mode.careful << 7 |
                     (uint64_t)(cpu->mode.real || cpu->mode.v86) << 8;
-    cpu->block_key = cpu->seg_flat >> SEG_CS & 1 ? cpu->fetch_key | mode << 48 : UINT64_MAX;
+    cpu->block_key = cpu->code_flat ? cpu->fetch_key | mode << 48 : UINT64_MAX;
 }
 
 /* --- cpu.c --- */

@@ -249,7 +249,7 @@ void soft_jump(struct soft_cpu *cpu, const struct insn *insn, uint64_t target)
         return;
     }
     target &= insn->op_bytes == 2 ? 0xffff : 0xffffffff;
-    if (!(cpu->seg_flat >> SEG_CS & 1) && target > cpu->seg[SEG_CS].limit)
+    if (!cpu->code_flat && target > cpu->seg[SEG_CS].limit)
         soft_raise_error(cpu, EXC_GP, 0);
     cpu->rip = target;
 }

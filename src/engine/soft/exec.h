@@ -76,7 +76,8 @@ void seg_check_access(struct soft_cpu *cpu, unsigned seg, uint64_t offset, unsig
 static inline uint64_t soft_linear(struct soft_cpu *cpu, unsigned seg, uint64_t offset,
                                    unsigned size, bool write)
 {
-    if (__builtin_expect(!(cpu->seg_flat >> seg & 1), 0))
+    uint8_t flat = write ? cpu->seg_flat_write : cpu->seg_flat;
+    if (__builtin_expect(!(flat >> seg & 1), 0))
         seg_check_access(cpu, seg, offset, size, write);
     return (cpu->seg_base[seg] + offset) & cpu->mode.linear_mask;
 }

@@ -97,7 +97,8 @@ static uint64_t bulk_span(struct soft_cpu *cpu, const struct insn *i, unsigned s
 {
     unsigned len, bytes = i->op_bytes;
     uint64_t at = address_reg(cpu, i, reg);
-    if (cpu->rflags & RFLAGS_DF || cpu->mode.careful || !(cpu->seg_flat >> seg & 1) || want < 2)
+    uint8_t flat = write ? cpu->seg_flat_write : cpu->seg_flat;
+    if (cpu->rflags & RFLAGS_DF || cpu->mode.careful || !(flat >> seg & 1) || want < 2)
         return 0;
     uint64_t la = (cpu->seg_base[seg] + at) & cpu->mode.linear_mask;
     if (soft_code64(cpu) && !soft_canonical(la))

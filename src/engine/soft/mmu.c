@@ -509,7 +509,9 @@ void mmu_write_system(struct soft_cpu *cpu, uint64_t la, unsigned size, uint64_t
 
 uint8_t *mmu_lock(struct soft_cpu *cpu, uint64_t la, unsigned size)
 {
+    struct tlb_sets *sets = cpu->tlb->sets;
     uint8_t *host = mmu_fast(cpu, la, size, true);
+    sets->locked = NULL;
     if (host)
         return host;
     if (first_part(la, size) < size)
@@ -519,16 +521,18 @@ uint8_t *mmu_lock(struct soft_cpu *cpu, uint64_t la, unsigned size)
     note_breakpoints(cpu, la, size, true);
     if (!page.region || page.region->region->read_only)
         return NULL;
-    return page.region->region->host + page.offset + (la & PAGE_OFFSET);
+    /* Remembered, since by the end of the access the page may be mapped otherwise. */
+    sets->locked = page.fast_write ? NULL : page.region;
+    sets->locked_offset = page.offset + (la & PAGE_OFFSET);
+    return page.region->region->host + sets->locked_offset;
 }
 
 void mmu_lock_done(struct soft_cpu *cpu, uint64_t la, unsigned size)
 {
-    if (mmu_fast(cpu, la, size, true))
-        return;
-    struct page page = page_at(cpu, la, access_of(cpu, true), true);
-    if (page.region)
-        note_written(cpu, page.region, page.offset + (la & PAGE_OFFSET), size);
+    struct tlb_sets *sets = cpu->tlb->sets;
+    (void)la;
+    if (sets->locked)
+        note_written(cpu, sets->locked, sets->locked_offset, size);
 }
 
 uint8_t *mmu_span(struct soft_cpu *cpu, uint64_t la, bool write, unsigned *len)

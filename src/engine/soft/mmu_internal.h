@@ -109,6 +109,8 @@ struct tlb_sets {
     bool always_slow; /* alignment checks or data breakpoints are on */
     uint64_t uses, serials;
     uint64_t pdpte[4];
+    struct page_region *locked; /* between mmu_lock() and _done(): the page needs note_written() */
+    uint64_t locked_offset;
     uint64_t *tagged[MEM_REGIONS_MAX]; /* atomic bitmap by page: a write tag may exist */
 
     pthread_mutex_t lock; /* the requests */
