@@ -25,7 +25,7 @@ _baselines = {}
 
 
 def dmesg_of(run):
-    match = re.search(r"DMESG-BEGIN\n(.*)\nDMESG-END", run.text, re.DOTALL)
+    match = re.search(r"DMESG-BEGIN\n(.*)DMESG-END", run.text, re.DOTALL)
     assert match, f"no kernel log in\n{run}"
     return match.group(1)
 

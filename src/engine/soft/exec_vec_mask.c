@@ -48,8 +48,8 @@ static uint64_t gather_address(struct soft_cpu *cpu, const struct insn *insn,
     return soft_linear(cpu, insn->seg, offset & insn->addr_mask, insn->mem_bytes, false);
 }
 
-/* An element that faults leaves those before it loaded, and their masks clear (SDM vol. 2,
- * VGATHERDPS). */
+/* An element that faults leaves those before it loaded (SDM vol. 2, VGATHERDPS), and all masks
+ * before it clear, as on AMD's processors. */
 static void gather(struct soft_cpu *cpu, const struct insn *insn)
 {
     unsigned size = insn->mem_bytes, index_size = insn->opcode_byte & 1 ? 8 : 4;
@@ -58,14 +58,14 @@ static void gather(struct soft_cpu *cpu, const struct insn *insn)
     struct ymm indices = get_ymm(cpu, insn->index), mask = get_ymm(cpu, insn->vvvv);
     struct ymm value = get_ymm(cpu, insn->reg);
     for (unsigned i = 0; i < count; i++) {
-        if (!selected(&mask, i, size))
-            continue;
-        uint64_t la = gather_address(cpu, insn, &indices, i, index_size);
-        uint64_t element = size == 8 ? mmu_read64(cpu, la) : mmu_read32(cpu, la);
-        memcpy(value.bytes + (size_t)i * size, &element, size);
+        if (selected(&mask, i, size)) {
+            put_ymm(cpu, insn->vvvv, &mask);
+            uint64_t la = gather_address(cpu, insn, &indices, i, index_size);
+            uint64_t element = size == 8 ? mmu_read64(cpu, la) : mmu_read32(cpu, la);
+            memcpy(value.bytes + (size_t)i * size, &element, size);
+            put_ymm(cpu, insn->reg, &value);
+        }
         memset(mask.bytes + (size_t)i * size, 0, size);
-        put_ymm(cpu, insn->reg, &value);
-        put_ymm(cpu, insn->vvvv, &mask);
     }
     memset(value.bytes + (size_t)count * size, 0, sizeof(value.bytes) - (size_t)count * size);
     memset(mask.bytes, 0, sizeof(mask.bytes));

@@ -9,11 +9,74 @@
 #include "engine/soft/diff/diff.h"
 #include "engine/soft/exec_vec.h"
 
-#define MXCSR_PE       (1u << 5)
-#define MXCSR_OVER     0x18u /* overflow, underflow */
-#define CHANGING_FLAGS (RFLAGS_ARITH | RFLAGS_DF | RFLAGS_NT | RFLAGS_ID | RFLAGS_AC)
-#define BEFORE         64u /* compared around an access */
-#define AFTER          64u
+#define MXCSR_PE         (1u << 5)
+#define MXCSR_MISALIGNED (1u << 17) /* APM vol. 2, 11.2.2 */
+#define MXCSR_OVER       0x18u      /* overflow, underflow */
+#define CHANGING_FLAGS   (RFLAGS_ARITH | RFLAGS_DF | RFLAGS_NT | RFLAGS_ID | RFLAGS_AC)
+#define BEFORE           64u /* compared around an access */
+#define AFTER            64u
+
+/* --- what the manuals leave to the processor --- */
+
+/* Its memory is accessed in several steps, in an order that is not said: which of them faults
+ * first, and what a fault leaves done of the others. */
+static bool in_steps(const struct insn *insn)
+{
+    switch (insn->op) {
+    case OP_CMPS:
+    case OP_PUSHA:
+    case OP_POPA:
+    case OP_VEC_MASKMOVDQU:
+    case OP_X87_FLDENV:
+    case OP_X87_FNSTENV:
+    case OP_X87_FRSTOR:
+    case OP_X87_FNSAVE:
+    case OP_FXSAVE:
+    case OP_FXRSTOR:
+    case OP_XSAVE:
+    case OP_XSAVEOPT:
+    case OP_XSAVEC:
+    case OP_XRSTOR:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Both addresses lie in memory that the instruction accesses. */
+static bool both_accessed(const struct diff_case *c, uint64_t one, uint64_t other)
+{
+    unsigned found = 0;
+    for (unsigned i = 0; i < c->access_count; i++) {
+        const struct diff_access *a = &c->accesses[i];
+        found |= (one - a->la < a->len ? 1u : 0) | (other - a->la < a->len ? 2u : 0);
+    }
+    return found == 3;
+}
+
+/*
+ * The host lets pass what the engine refuses, as the manuals do: AMD's processors read the operand
+ * of a SHA instruction wherever it stands (SDM vol. 2, 2.4: exceptions of type 4), and have a bit
+ * of MXCSR (misaligned SSE) that the models have not.
+ */
+static bool host_is_laxer(const struct diff_case *c, const struct diff_result *got,
+                          const struct diff_result *want, const uint8_t *memory)
+{
+    const struct insn *insn = &c->d->insn;
+    uint64_t la = c->access_count ? c->accesses[0].la : 0;
+    uint32_t mxcsr = 0;
+    if (got->vector != EXC_GP || want->vector == EXC_GP || c->access_count == 0)
+        return false;
+    if (strncmp(insn->opcode->name, "sha", 3) == 0 && (insn->opcode->attr & ATTR_SSE))
+        return la % 16 != 0;
+    if (insn->op == OP_FXRSTOR || insn->op == OP_XRSTOR)
+        la += X87_MXCSR;
+    else if (insn->op != OP_LDMXCSR)
+        return false;
+    if (la >= DIFF_ARENA && la + 4 <= DIFF_ARENA + DIFF_PAGES * DIFF_PAGE)
+        memcpy(&mxcsr, memory + (la - DIFF_ARENA), 4);
+    return mxcsr & MXCSR_MISALIGNED;
+}
 
 /* --- flags --- */
 
@@ -61,11 +124,14 @@ static const char *compare_fpu(const struct diff_case *c, const struct diff_resu
                                const struct diff_result *want)
 {
     const struct soft_fpu *a = &got->state.fpu, *b = &want->state.fpu;
-    if (memcmp(a->x87, b->x87, X87_MXCSR) != 0)
+    /* Whether an instruction of MMX that faults has yet left the x87 stack is not said. */
+    bool mmx =
+        want->vector >= 0 && c->d->insn.opcode->attr & (ATTR_MMX | ATTR_MMX_REG | ATTR_MMX_RM);
+    if (!mmx && memcmp(a->x87, b->x87, X87_MXCSR) != 0)
         return "x87 control state";
     if (memcmp(a->x87 + X87_MXCSR, b->x87 + X87_MXCSR, 4) != 0)
         return "MXCSR";
-    for (unsigned i = 0; i < 8; i++) {
+    for (unsigned i = 0; i < 8 && !mmx; i++) {
         if (memcmp(a->st[i], b->st[i], 10) != 0)
             return "x87 or MMX registers";
     }
@@ -130,6 +196,35 @@ static bool same_memory(const struct diff_case *c, const uint8_t *got, const uin
 
 /* --- all --- */
 
+static bool is_of_memory(int vector)
+{
+    return vector == EXC_PF || vector == EXC_GP || vector == EXC_SS;
+}
+
+/*
+ * An access that nothing depends on may fault: that of MASKMOVDQU with an empty mask (SDM vol. 2),
+ * and of parts of XRSTOR's area that are not restored. And AMD's processors refuse VPINSRQ and
+ * VPEXTRQ outside of 64-bit code, where they are VPINSRD and VPEXTRD to the SDM.
+ */
+static bool host_is_stricter(const struct diff_case *c, const struct diff_result *got,
+                             const struct diff_result *want)
+{
+    const struct insn *insn = &c->d->insn;
+    if (want->vector == EXC_UD)
+        return c->d->code_bits == 32 && (strcmp(insn->opcode->name, "vpinsrd") == 0 ||
+                                         strcmp(insn->opcode->name, "vpextrd") == 0);
+    return (insn->op == OP_VEC_MASKMOVDQU || insn->op == OP_XRSTOR) && got->vector < 0 &&
+           is_of_memory(want->vector);
+}
+
+/* The step that faults first decides which exception it is. */
+static bool other_step_faults(const struct diff_case *c, const struct diff_result *got,
+                              const struct diff_result *want)
+{
+    return in_steps(&c->d->insn) && is_of_memory(got->vector) && is_of_memory(want->vector) &&
+           (got->vector != want->vector || got->error != want->error);
+}
+
 static const char *compare_exception(const struct diff_case *c, const struct diff_result *got,
                                      const struct diff_result *want)
 {
@@ -137,9 +232,8 @@ static const char *compare_exception(const struct diff_case *c, const struct dif
         return "exception";
     if (want->vector >= 0 && got->error != want->error)
         return "error code";
-    /* Which of two operands is read first is not said. */
-    bool either = c->d->insn.op == OP_CMPS;
-    if (want->vector == EXC_PF && got->address != want->address && !either)
+    if (want->vector == EXC_PF && got->address != want->address &&
+        !(in_steps(&c->d->insn) && both_accessed(c, got->address, want->address)))
         return "faulting address";
     return NULL;
 }
@@ -149,6 +243,12 @@ const char *diff_compare(const struct diff_case *c, struct diff_result *got,
 {
     unsigned registers = c->d->code_bits == 64 ? 16 : 8;
     uint64_t width = c->d->code_bits == 64 ? UINT64_MAX : UINT32_MAX;
+    bool partial = want->vector >= 0 && in_steps(&c->d->insn);
+    if (host_is_laxer(c, got, want, want_memory) || host_is_stricter(c, got, want) ||
+        other_step_faults(c, got, want)) {
+        memcpy(got_memory, want_memory, (size_t)DIFF_PAGES * DIFF_PAGE);
+        return NULL;
+    }
     const char *what = compare_exception(c, got, want);
     if (what)
         return what;
@@ -156,13 +256,15 @@ const char *diff_compare(const struct diff_case *c, struct diff_result *got,
         return "flags";
     if (got->state.rip != want->state.rip)
         return "RIP";
-    for (unsigned i = 0; i < registers; i++) {
+    for (unsigned i = 0; i < registers && !(partial && c->d->insn.op == OP_POPA); i++) {
         if ((got->state.gpr[i] ^ want->state.gpr[i]) & width)
             return "general registers";
     }
     forget_in_memory(c, got_memory);
     forget_in_memory(c, want_memory);
-    if (!same_memory(c, got_memory, want_memory))
+    if (partial)
+        memcpy(got_memory, want_memory, (size_t)DIFF_PAGES * DIFF_PAGE);
+    else if (!same_memory(c, got_memory, want_memory))
         return "memory";
     if (!c->d->uses_fpu)
         return NULL;
