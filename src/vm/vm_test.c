@@ -296,6 +296,7 @@ static void test_signals(void)
     struct machine m;
 
     for (size_t i = 0; i < ARRAY_LEN(numbers); i++) {
+        signal(numbers[i], SIG_DFL); /* what our parent ignores (nohup), the VM would ignore too */
         configure(&m);
         build(&m);
         queue_signal(numbers[i]);
