@@ -296,7 +296,6 @@ static void test_signals(void)
     struct machine m;
 
     for (size_t i = 0; i < ARRAY_LEN(numbers); i++) {
-        signal(numbers[i], SIG_DFL); /* what our parent ignores (nohup), the VM would ignore too */
         configure(&m);
         build(&m);
         queue_signal(numbers[i]);
@@ -559,8 +558,12 @@ int main(void)
         .paddr = LAYOUT_KERNEL_MIN, .entry = LAYOUT_KERNEL_MIN, .text_len = 64, .pvh_note = true};
     static uint8_t image[IMAGE_ELF_MAX];
     struct boot_image kernel = make_elf(image, &spec);
+    static const int ends[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT};
     struct err err = ERR_INIT;
 
+    /* What our parent ignores (nohup, a job in the background), the VM would ignore too. */
+    for (size_t i = 0; i < ARRAY_LEN(ends); i++)
+        signal(ends[i], SIG_DFL);
     log_configure("error", &err);
     write_file(kernel_path, kernel.bytes, kernel.len);
     test_power_off();

@@ -253,10 +253,10 @@ static unsigned operand_bytes(const struct insn *insn)
 /* Bit strings: how far from the operand BT with a register goes. */
 static int64_t bit_displacement(const struct insn *insn, const uint64_t gpr[16])
 {
-    unsigned bits = 8u * insn->op_bytes, shift = 64 - bits;
-    int64_t offset = (int64_t)(gpr[insn->reg] << shift) >> shift;
     if (insn->op != OP_BT && insn->op != OP_BTS && insn->op != OP_BTR && insn->op != OP_BTC)
         return 0;
+    unsigned shift = 64 - 8u * insn->op_bytes;
+    int64_t offset = (int64_t)(gpr[insn->reg] << shift) >> shift;
     return (offset >> (insn->op_bytes == 2 ? 4 : insn->op_bytes == 4 ? 5 : 6)) * insn->op_bytes;
 }
 
