@@ -24,7 +24,7 @@ mkdir folder
 truncate -s 1M disk
 truncate -s 3G big
 echo '{{"cpus": 2,' >broken.json
-echo '{{"cpu": 2}}' >unknown.json
+echo '{{"memroy": 2}}' >unknown.json
 echo '{{"cpus": "many"}}' >type.json
 chmod 777 . ; chmod 666 disk
 """
@@ -50,7 +50,7 @@ BAD = [
     (KERNEL + " --memory 900T", (ERROR, USAGE), r"(?i)memory"),
     (KERNEL + " --memory lots", USAGE, r"memory.*lots|lots.*memory"),
     (KERNEL + " --cpus 0", USAGE, r"cpus"),
-    (KERNEL + " --cpus 4000", (ERROR, USAGE), r"4000.*(cpus|vCPUs)|cpus.*4000"),
+    (KERNEL + " --cpus 4000 --engine soft", (ERROR, USAGE), r"4000.*(cpus|vCPUs)|cpus.*4000"),
     (KERNEL + " --cpus two", USAGE, r"cpus.*two"),
     (KERNEL + " --disk {work}/missing", ERROR, r"missing.*(No such file|does not exist)"),
     (KERNEL + " --disk {work}/folder", ERROR, r"folder.*(directory|folder)"),
@@ -74,7 +74,7 @@ BAD = [
     ("--kernel {guests}/cloud/vmlinuz --boot bzimage --module {work}/text", (ERROR, USAGE), r"module"),
     ("--config {work}/missing", (ERROR, USAGE), r"missing"),
     ("--config {work}/broken.json", USAGE, r"broken\.json"),
-    ("--config {work}/unknown.json", USAGE, r"cpu.*cpus"),
+    ("--config {work}/unknown.json", USAGE, r"memroy.*memory"),
     ("--config {work}/type.json", USAGE, r"cpus"),
 ]
 

@@ -454,7 +454,8 @@ static unsigned count_entries(const char *path)
 
     while (dir && readdir(dir))
         count++;
-    closedir(dir);
+    if (dir)
+        closedir(dir);
     return count;
 }
 

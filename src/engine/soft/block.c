@@ -211,9 +211,8 @@ static struct block *make(struct soft_cpu *cpu, struct fetch *f, uint32_t mode)
         /* The lines to the page's end: more than will be decoded, so that no write is missed. */
         size_t reach = PAGE_MASK + 1 - offset;
         size_t most = (size_t)max * INSN_LEN_MAX;
-        generation = mmu_code_watch(cpu, f->page + offset, (unsigned)(reach < most ? reach : most));
-        if (generation)
-            before = __atomic_load_n(generation, __ATOMIC_ACQUIRE);
+        generation =
+            mmu_code_watch(cpu, f->page + offset, (unsigned)(reach < most ? reach : most), &before);
     }
     decode_block(cpu, f, b, max);
     cache->stats.made++;

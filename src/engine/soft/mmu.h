@@ -164,11 +164,11 @@ bool mmu_translate(struct soft_cpu *cpu, uint64_t la, uint64_t *gpa);
 
 /*
  * Pages with code. mmu_code_watch: code was decoded from [gpa, gpa + len), inside one page: returns
- * the page's generation counter, which changes whenever one of its lines with code is written.
- * Never NULL for RAM and ROM. Reading the counter (relaxed, then a compiler barrier) before
- * decoding and comparing it before running is the block cache's whole check.
+ * the page's generation counter, which changes whenever one of its lines with code is written, and
+ * in *before its value at the start: comparing the two before running is the block cache's whole
+ * check. Never NULL for RAM and ROM; else *before stays.
  */
-const uint32_t *mmu_code_watch(struct soft_cpu *cpu, uint64_t gpa, unsigned len);
+const uint32_t *mmu_code_watch(struct soft_cpu *cpu, uint64_t gpa, unsigned len, uint32_t *before);
 
 /* --- of the whole VM; [any thread] unless said otherwise --- */
 

@@ -8,13 +8,15 @@
  * write tag only while no line bit of its page is set; a write without a tag is a slow one:
  *
  *     decoder                            slow writer
- *       set line bits (locked)             store the data
- *       [page was data: see below]         full fence
- *       load the generation                load the line bits; where they cover the store:
+ *       load the generation                store the data
+ *       set line bits (locked)             full fence
+ *       [page was data: see below]         load the line bits; where they cover the store:
  *       read and decode the bytes            clear all bits, count the generation up
  *
  * The fence and the locked operation order the two: either the writer sees the bits, and the block
- * is stale, or the decoder reads the new bytes.
+ * is stale, or the decoder reads the new bytes. The generation comes first: one that was loaded
+ * after the bits were found set could be that of a writer who has cleared them, and the block would
+ * be fresh, and nobody watch it.
  *
  * Fast writers, of vCPUs that got a tag when the page was data, see no bits. So whoever sets the
  * first bit of a page drops its own tags of it at once and asks the other vCPUs that may have one
@@ -148,7 +150,7 @@ static void drop_everywhere(struct soft_cpu *cpu, const struct page_region *r, u
     }
 }
 
-const uint32_t *mmu_code_watch(struct soft_cpu *cpu, uint64_t gpa, unsigned len)
+const uint32_t *mmu_code_watch(struct soft_cpu *cpu, uint64_t gpa, unsigned len, uint32_t *before)
 {
     uint64_t offset;
     struct page_region *r = pages_find(cpu->vm, gpa, &offset);
@@ -156,9 +158,10 @@ const uint32_t *mmu_code_watch(struct soft_cpu *cpu, uint64_t gpa, unsigned len)
         return NULL;
     struct page_info *info = &r->info[offset / PAGE_BYTES];
     uint64_t mask = line_mask(offset, len);
-    if ((__atomic_load_n(&info->lines, __ATOMIC_RELAXED) & mask) != mask) {
-        uint64_t before = __atomic_fetch_or(&info->lines, mask, __ATOMIC_SEQ_CST);
-        if (before == 0 && !r->region->read_only)
+    *before = __atomic_load_n(&info->generation, __ATOMIC_SEQ_CST);
+    if ((__atomic_load_n(&info->lines, __ATOMIC_SEQ_CST) & mask) != mask) {
+        uint64_t watched = __atomic_fetch_or(&info->lines, mask, __ATOMIC_SEQ_CST);
+        if (watched == 0 && !r->region->read_only)
             drop_everywhere(cpu, r, offset / PAGE_BYTES);
     }
     return &info->generation;

@@ -142,7 +142,8 @@ static int soft_vm_new(struct engine_vm **out, const struct engine_vm_config *co
                        struct err *err)
 {
     if (config->vcpu_count == 0 || config->vcpu_count > VCPUS_MAX)
-        return err_set(err, EINVAL, "the soft engine runs 1 to %d vCPUs", VCPUS_MAX);
+        return err_set(err, EINVAL, "%u vCPUs: the soft engine runs 1 to %d", config->vcpu_count,
+                       VCPUS_MAX);
     if (config->virtual_clock && config->vcpu_count > 1)
         return err_set(err, EINVAL,
                        "a virtual clock advances with one vCPU's instructions: give the machine "
