@@ -50,7 +50,7 @@ BAD = [
     (KERNEL + " --memory 900T", (ERROR, USAGE), r"(?i)memory"),
     (KERNEL + " --memory lots", USAGE, r"memory.*lots|lots.*memory"),
     (KERNEL + " --cpus 0", USAGE, r"cpus"),
-    (KERNEL + " --cpus 4000 --engine soft", (ERROR, USAGE), r"4000.*(cpus|vCPUs)|cpus.*4000"),
+    (KERNEL + " --cpus 4000", (ERROR, USAGE), r"4000.*(cpus|vCPUs)|cpus.*4000"),
     (KERNEL + " --cpus two", USAGE, r"cpus.*two"),
     (KERNEL + " --disk {work}/missing", ERROR, r"missing.*(No such file|does not exist)"),
     (KERNEL + " --disk {work}/folder", ERROR, r"folder.*(directory|folder)"),

@@ -497,7 +497,8 @@ static int vm_make(struct vm **out, const struct vm_config *config, const struct
 }
 
 /* KVM where it is good, else the soft engine. What KVM lacks shows when it is opened, or, built as
- * far as the first vCPU, when that is measured: then the machine is built again. */
+ * far as the first vCPU, when that is measured: then the machine is built again. Why is said only
+ * when there is a machine: of bad input there is one line, the error. */
 static int vm_new_auto(struct vm **vm, const struct vm_config *config, struct err *err)
 {
     bool only_soft =
@@ -511,9 +512,12 @@ static int vm_new_auto(struct vm **vm, const struct vm_config *config, struct er
     int ret = vm_make(vm, config, &engine_kvm, &passed_over, err);
     if (ret == 0 || !passed_over)
         return ret;
-    log_warn("vm", "engine soft, which is slower, since %s", err->text);
+    struct err lack = *err;
     *err = (struct err)ERR_INIT;
-    return vm_make(vm, config, &engine_soft, NULL, err);
+    ret = vm_make(vm, config, &engine_soft, NULL, err);
+    if (ret == 0)
+        log_warn("vm", "engine soft, which is slower, since %s", lack.text);
+    return ret;
 }
 
 int vm_new(struct vm **vm, const struct vm_config *config, struct err *err)
