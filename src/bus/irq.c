@@ -34,17 +34,50 @@ static bool adjust_count(uint16_t *count, bool level)
 }
 
 /* The engine is called under the router's lock, so that it sees the changes of an input in the
- * order in which they were counted. */
+ * order in which they were counted. Lock held. */
+static void update_input(struct irq_router *router, unsigned gsi)
+{
+    const struct irq_line *sole = router->sole[gsi];
+    bool level = sole ? sole->level : router->asserted[gsi] > 0;
+
+    if (router->level[gsi] == level)
+        return;
+    router->level[gsi] = level;
+    router->vm->ops->gsi_set(router->vm, gsi, level);
+}
+
 void irq_line_set(struct irq_line *line, bool level)
 {
     struct irq_router *router = line->router;
 
     if (line->level == level)
         return;
-    line->level = level;
     pthread_mutex_lock(&router->lock);
-    if (adjust_count(&router->asserted[line->gsi], level))
-        router->vm->ops->gsi_set(router->vm, line->gsi, level);
+    line->level = level;
+    adjust_count(&router->asserted[line->gsi], level);
+    update_input(router, line->gsi);
+    pthread_mutex_unlock(&router->lock);
+}
+
+void irq_line_replace(struct irq_line *line)
+{
+    struct irq_router *router = line->router;
+
+    pthread_mutex_lock(&router->lock);
+    assert(!router->sole[line->gsi] || router->sole[line->gsi] == line);
+    router->sole[line->gsi] = line;
+    update_input(router, line->gsi);
+    pthread_mutex_unlock(&router->lock);
+}
+
+void irq_line_restore(struct irq_line *line)
+{
+    struct irq_router *router = line->router;
+
+    pthread_mutex_lock(&router->lock);
+    if (router->sole[line->gsi] == line)
+        router->sole[line->gsi] = NULL;
+    update_input(router, line->gsi);
     pthread_mutex_unlock(&router->lock);
 }
 

@@ -30,6 +30,33 @@ static void test_shared(struct irq_router *router, struct engine_vm *vm)
     ok(!fake_gsi_level(vm, 5), "a pulse leaves the line low");
 }
 
+static void test_replace(struct irq_router *router, struct engine_vm *vm)
+{
+    struct irq_line clock, hpet;
+
+    irq_line_init(&clock, router, 8);
+    irq_line_init(&hpet, router, 8);
+    irq_line_set(&clock, true);
+    fake_events_clear(vm);
+    irq_line_replace(&hpet);
+    ok(!fake_gsi_level(vm, 8), "another line takes an input over: it has that line's level");
+    irq_line_set(&clock, false);
+    irq_line_set(&clock, true);
+    is_int(fake_event_count(vm, FAKE_GSI), 1, "the others' changes do not reach it");
+    irq_line_pulse(&hpet);
+    is_int(fake_event_count(vm, FAKE_GSI), 3, "those of the new line do");
+    irq_line_restore(&hpet);
+    ok(fake_gsi_level(vm, 8), "restored, the others' levels are as they have become");
+    irq_line_replace(&hpet);
+    irq_line_set(&hpet, true);
+    irq_line_set(&clock, false);
+    irq_line_restore(&hpet);
+    ok(fake_gsi_level(vm, 8), "a line that stays up holds the input as any does");
+    irq_line_restore(&hpet);
+    irq_line_set(&hpet, false);
+    ok(!fake_gsi_level(vm, 8), "and no longer than that");
+}
+
 static void test_pic(struct irq_router *router, struct engine_vm *vm)
 {
     irq_pic_adjust(router, 11, true);
@@ -62,6 +89,7 @@ int main(void)
         return 1;
     irq_router_init(&router, vm);
     test_shared(&router, vm);
+    test_replace(&router, vm);
     test_pic(&router, vm);
     test_msi(&router, vm);
     irq_router_fini(&router);
