@@ -152,6 +152,9 @@ struct engine_ops {
     int (*gsi_set)(struct engine_vm *vm, unsigned gsi, bool level);
     /* [any] Level of an input of the PIC pair alone (PCI interrupts routed by the LPC bridge). */
     int (*pic_set)(struct engine_vm *vm, unsigned irq, bool level);
+    /* [any] Does the PIT's counter 0 drive input 0? It does after vm_reset; an HPET with legacy
+     * replacement takes the input over (IA-PC HPET 1.0a, 2.3.5). */
+    int (*pit_connect)(struct engine_vm *vm, bool on);
     /* [any] Deliver a message-signalled interrupt; 0 or -errno (a message that addresses nobody).
      */
     int (*msi_send)(struct engine_vm *vm, uint64_t addr, uint32_t data);

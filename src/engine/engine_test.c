@@ -591,6 +591,29 @@ static void test_timer(void)
     for (int i = 0; i < 5000 && __atomic_load_n(&m->marks, __ATOMIC_SEQ_CST) < 20; i++)
         nanosleep(&pause, NULL);
     ok(__atomic_load_n(&m->marks, __ATOMIC_SEQ_CST) >= 20, "the interval timer goes on and on");
+
+    is_int(engine->pit_connect(m->vm, false), 0, "disconnect it from its input");
+    is_int(engine->pit_connect(m->vm, false), 0, "and again");
+    pause.tv_nsec = 100 * NS_PER_MS;
+    nanosleep(&pause, NULL);
+    __atomic_store_n(&m->marks, 0, __ATOMIC_SEQ_CST);
+    nanosleep(&pause, NULL);
+    is_int(__atomic_load_n(&m->marks, __ATOMIC_SEQ_CST), 0, "it is silent");
+    for (int i = 1; i <= 3; i++) {
+        engine->gsi_set(m->vm, 0, true);
+        bool arrived = wait_marks(m, i);
+        engine->gsi_set(m->vm, 0, false);
+        if (!arrived)
+            break;
+    }
+    nanosleep(&pause, NULL);
+    is_int(__atomic_load_n(&m->marks, __ATOMIC_SEQ_CST), 3,
+           "each edge of the line is one interrupt");
+    is_int(engine->pit_connect(m->vm, true), 0, "connect it again");
+    pause.tv_nsec = NS_PER_MS;
+    for (int i = 0; i < 5000 && __atomic_load_n(&m->marks, __ATOMIC_SEQ_CST) < 20; i++)
+        nanosleep(&pause, NULL);
+    ok(__atomic_load_n(&m->marks, __ATOMIC_SEQ_CST) >= 20, "it goes on as it was programmed");
     runner_stop(&r);
     machine_free(m);
 }

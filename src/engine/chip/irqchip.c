@@ -33,6 +33,7 @@ struct irqchip {
     struct pit pit;
     struct ioapic ioapic;
     bool gsi_level[16], pic_level[16]; /* two sources of a PIC input: lines and PCI links */
+    bool pit_level;                    /* GSI 0 has two as well: the line and the PIT */
     bool ext_int;                      /* atomic: the PIC's INTR */
     struct lapic lapics[];
 };
@@ -218,7 +219,15 @@ static void set_gsi(struct irqchip *chip, unsigned gsi, bool level)
         chip->gsi_level[gsi] = level;
         set_pic(chip, gsi);
     }
-    ioapic_set(&chip->ioapic, gsi == 0 ? 2 : gsi, level);
+    ioapic_set(&chip->ioapic, gsi, level);
+}
+
+static void update_gsi0(struct irqchip *chip)
+{
+    bool level = chip->gsi_level[0] || (chip->pit_level && chip->pit.s.connected);
+    pic_set(&chip->pic, 0, level || chip->pic_level[0]);
+    update_intr(chip);
+    ioapic_set(&chip->ioapic, 2, level);
 }
 
 int irqchip_gsi_set(struct irqchip *chip, unsigned gsi, bool level)
@@ -226,7 +235,12 @@ int irqchip_gsi_set(struct irqchip *chip, unsigned gsi, bool level)
     if (gsi >= IOAPIC_PINS || gsi == CASCADE)
         return -EINVAL;
     pthread_mutex_lock(&chip->lock);
-    set_gsi(chip, gsi, level);
+    if (gsi == 0) {
+        chip->gsi_level[0] = level;
+        update_gsi0(chip);
+    } else {
+        set_gsi(chip, gsi, level);
+    }
     pthread_mutex_unlock(&chip->lock);
     return 0;
 }
@@ -237,7 +251,10 @@ int irqchip_pic_set(struct irqchip *chip, unsigned irq, bool level)
         return -EINVAL;
     pthread_mutex_lock(&chip->lock);
     chip->pic_level[irq] = level;
-    set_pic(chip, irq);
+    if (irq == 0)
+        update_gsi0(chip);
+    else
+        set_pic(chip, irq);
     pthread_mutex_unlock(&chip->lock);
     return 0;
 }
@@ -245,7 +262,17 @@ int irqchip_pic_set(struct irqchip *chip, unsigned irq, bool level)
 /* Under the lock: from the PIT's functions. */
 static void pit_irq(void *ctx, bool level)
 {
-    set_gsi(ctx, 0, level);
+    struct irqchip *chip = ctx;
+    chip->pit_level = level;
+    update_gsi0(chip);
+}
+
+void irqchip_pit_connect(struct irqchip *chip, bool on)
+{
+    pthread_mutex_lock(&chip->lock);
+    chip->pit.s.connected = on;
+    update_gsi0(chip);
+    pthread_mutex_unlock(&chip->lock);
 }
 
 static void pit_timer(void *ctx)
@@ -434,6 +461,7 @@ void irqchip_reset(struct irqchip *chip)
     ioapic_reset(&chip->ioapic);
     memset(chip->gsi_level, 0, sizeof(chip->gsi_level));
     memset(chip->pic_level, 0, sizeof(chip->pic_level));
+    chip->pit_level = false;
     __atomic_store_n(&chip->ext_int, false, __ATOMIC_SEQ_CST);
     pthread_mutex_unlock(&chip->lock);
     for (unsigned i = 0; i < chip->config.cpu_count; i++)

@@ -47,9 +47,10 @@ void irqchip_reset(struct irqchip *chip);
 /* A local APIC's state after INIT (SDM vol. 3, 10.4.7.3) or RESET. */
 void irqchip_reset_lapic(struct irqchip *chip, unsigned cpu, bool init);
 
-/* --- inputs: as engine_ops.gsi_set, pic_set, msi_send --- */
+/* --- inputs: as engine_ops.gsi_set, pic_set, pit_connect, msi_send --- */
 int irqchip_gsi_set(struct irqchip *chip, unsigned gsi, bool level);
 int irqchip_pic_set(struct irqchip *chip, unsigned irq, bool level);
+void irqchip_pit_connect(struct irqchip *chip, bool on);
 int irqchip_msi_send(struct irqchip *chip, uint64_t addr, uint32_t data);
 
 /* One message to one processor, by number (a paravirtual IPI). */

@@ -32,6 +32,7 @@ static const struct state_table channel_table =
 static const struct state_field pit_fields[] = {
     STATE_STRUCT(struct pit_state, channel, struct pit_channel, 1, &channel_table, "Counters"),
     STATE_U8(struct pit_state, speaker, 1, 0, "Port 0x61: speaker gate and data"),
+    STATE_U8(struct pit_state, connected, 1, 1, "Counter 0 drives IRQ 0 (no HPET in its place)"),
     STATE_PAD(struct pit_state, pad_),
 };
 const struct state_table pit_table = STATE_TABLE("pit", struct pit_state, 1, pit_fields);

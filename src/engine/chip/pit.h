@@ -35,8 +35,9 @@ struct pit_channel {
 
 struct pit_state {
     struct pit_channel channel[3];
-    uint8_t speaker; /* port 0x61, bits 0 and 1 */
-    uint8_t pad_[7];
+    uint8_t speaker;   /* port 0x61, bits 0 and 1 */
+    uint8_t connected; /* counter 0 drives IRQ 0 */
+    uint8_t pad_[6];
 };
 
 extern const struct state_table pit_table;

@@ -76,6 +76,7 @@ struct fake_vm {
     bool gsi[FAKE_GSIS];
     unsigned gsi_rises[FAKE_GSIS];
     bool pic[FAKE_PICS];
+    bool pit_off;
     unsigned msi_count;
     uint64_t msi_addr;
     uint32_t msi_data;
@@ -299,6 +300,7 @@ static int fake_vm_reset(struct engine_vm *evm, struct err *err)
         pthread_mutex_unlock(&vm->lock);
         return err_errno(err, rc, "fake engine: reset");
     }
+    vm->pit_off = false;
     record_unlock(vm, &(struct fake_event){.kind = FAKE_VM_RESET});
     return 0;
 }
@@ -320,6 +322,20 @@ static int fake_gsi_set(struct engine_vm *evm, unsigned gsi, bool level)
     if (level)
         vm->gsi_rises[gsi]++;
     record_unlock(vm, &(struct fake_event){.kind = FAKE_GSI, .line = gsi, .level = level});
+    return 0;
+}
+
+static int fake_pit_connect(struct engine_vm *evm, bool on)
+{
+    struct fake_vm *vm = to_vm(evm);
+    pthread_mutex_lock(&vm->lock);
+    int rc = ordered_failure(vm, FAKE_PIT);
+    if (rc < 0 || vm->pit_off == !on) {
+        pthread_mutex_unlock(&vm->lock);
+        return rc;
+    }
+    vm->pit_off = !on;
+    record_unlock(vm, &(struct fake_event){.kind = FAKE_PIT, .level = on});
     return 0;
 }
 
@@ -363,6 +379,15 @@ unsigned fake_gsi_rises(struct engine_vm *evm, unsigned gsi)
     unsigned rises = vm->gsi_rises[gsi];
     pthread_mutex_unlock(&vm->lock);
     return rises;
+}
+
+bool fake_pit_connected(struct engine_vm *evm)
+{
+    struct fake_vm *vm = to_vm(evm);
+    pthread_mutex_lock(&vm->lock);
+    bool connected = !vm->pit_off;
+    pthread_mutex_unlock(&vm->lock);
+    return connected;
 }
 
 bool fake_pic_level(struct engine_vm *evm, unsigned irq)
@@ -897,6 +922,7 @@ const struct engine_ops engine_fake = {
     .vm_reset = fake_vm_reset,
     .gsi_set = fake_gsi_set,
     .pic_set = fake_pic_set,
+    .pit_connect = fake_pit_connect,
     .msi_send = fake_msi_send,
     .irqfd_new = fake_irqfd_new,
     .irqfd_set = fake_irqfd_set,

@@ -23,6 +23,7 @@
 enum fake_event_kind {
     FAKE_GSI,           /* line, level: only when the level changed */
     FAKE_PIC,           /* line, level: only when the level changed */
+    FAKE_PIT,           /* level: connected; only when that changed */
     FAKE_MSI,           /* addr, data */
     FAKE_IRQFD_NEW,     /* line: the route; fd */
     FAKE_IRQFD_SET,     /* line: the route; fd, addr, data, masked */
@@ -77,6 +78,8 @@ bool fake_gsi_level(struct engine_vm *vm, unsigned gsi);
  * dropped. */
 unsigned fake_gsi_rises(struct engine_vm *vm, unsigned gsi);
 bool fake_pic_level(struct engine_vm *vm, unsigned irq);
+/* What pit_connect was called with last, since a reset: true without a call. */
+bool fake_pit_connected(struct engine_vm *vm);
 
 /* Messages so far. With last: the newest one (untouched when there is none). */
 unsigned fake_msi_count(struct engine_vm *vm, uint64_t *last_addr, uint32_t *last_data);

@@ -140,6 +140,11 @@ static void test_interrupts(void)
     is_int(engine_fake.gsi_set(vm, 24, true), -EINVAL, "there is no GSI 24");
     engine_fake.pic_set(vm, 10, true);
     ok(fake_pic_level(vm, 10), "a PIC input is up");
+    ok(fake_pit_connected(vm), "the PIT is connected");
+    engine_fake.pit_connect(vm, false);
+    engine_fake.pit_connect(vm, false);
+    ok(!fake_pit_connected(vm), "and is not");
+    is_int(fake_event_count(vm, FAKE_PIT), 1, "which is recorded once");
 
     uint64_t addr = 0;
     uint32_t data = 0;
@@ -152,7 +157,7 @@ static void test_interrupts(void)
     is_int(engine_fake.msi_send(vm, 0xfee01000, 0x42), -EIO, "an ordered failure");
     is_int(engine_fake.msi_send(vm, 0xfee01000, 0x43), 0, "happens once");
 
-    is_int(fake_event_total(vm), 6, "all events");
+    is_int(fake_event_total(vm), 7, "all events");
     ok(fake_event_at(vm, 0, &event) && event.kind == FAKE_GSI && event.level, "the first");
     ok(fake_event_last(vm, FAKE_PIC, &event) && event.line == 10, "the newest of a kind");
     fake_events_clear(vm);

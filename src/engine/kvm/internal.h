@@ -59,6 +59,7 @@ struct irq_state {
     pthread_mutex_t lock; /* all below, and the order of changes to the kernel's table */
     bool gsi_level[16];
     bool pic_level[16];
+    bool pit_off; /* disconnected from GSI 0 */
     struct msi_route *routes;
     unsigned route_count, route_max;
 };
@@ -129,6 +130,7 @@ int kvm_irq_init(struct kvm_machine *vm, struct err *err);
 void kvm_irq_fini(struct kvm_machine *vm);
 int kvm_gsi_set(struct engine_vm *vm, unsigned gsi, bool level);
 int kvm_pic_set(struct engine_vm *vm, unsigned irq, bool level);
+int kvm_pit_connect(struct engine_vm *vm, bool on);
 int kvm_msi_send(struct engine_vm *vm, uint64_t addr, uint32_t data);
 int kvm_irqfd_new(struct engine_vm *vm, struct engine_irqfd *irqfd);
 int kvm_irqfd_set(struct engine_vm *vm, struct engine_irqfd *irqfd, uint64_t addr, uint32_t data,

@@ -162,6 +162,39 @@ int kvm_pic_set(struct engine_vm *evm, unsigned irq, bool level)
     return code;
 }
 
+/*
+ * KVM's flag for an HPET in the PIT's place stops counter 0's timer. What it already owes the guest
+ * would still come with the guest's next EOIs of GSI 0, which are the HPET's now: reinjection is
+ * off meanwhile, and turning it on again forgets the debt. Lock held.
+ */
+static int pit_connect(struct kvm_machine *vm, bool on)
+{
+    struct kvm_reinject_control reinject = {.pit_reinject = on};
+    struct kvm_pit_state2 pit;
+    if (ioctl(vm->fd, KVM_GET_PIT2, &pit) < 0)
+        return -errno;
+    pit.flags &= ~(uint32_t)KVM_PIT_FLAGS_HPET_LEGACY;
+    if (!on)
+        pit.flags |= KVM_PIT_FLAGS_HPET_LEGACY;
+    if (ioctl(vm->fd, KVM_SET_PIT2, &pit) < 0 || ioctl(vm->fd, KVM_REINJECT_CONTROL, &reinject) < 0)
+        return -errno;
+    return 0;
+}
+
+int kvm_pit_connect(struct engine_vm *evm, bool on)
+{
+    struct kvm_machine *vm = kvm_machine_of(evm);
+    int code = 0;
+    pthread_mutex_lock(&vm->irq.lock);
+    if (vm->irq.pit_off == on) {
+        code = pit_connect(vm, on);
+        if (code == 0)
+            vm->irq.pit_off = !on;
+    }
+    pthread_mutex_unlock(&vm->irq.lock);
+    return code;
+}
+
 int kvm_msi_send(struct engine_vm *evm, uint64_t addr, uint32_t data)
 {
     struct kvm_msi msi = {

@@ -246,6 +246,9 @@ int kvm_vm_reset(struct engine_vm *evm, struct err *err)
     struct kvm_machine *vm = kvm_machine_of(evm);
     struct fresh_chips *fresh = &vm->fresh_chips;
     struct kvm_clock_data clock = {.clock = 0};
+    int code = kvm_pit_connect(evm, true);
+    if (code < 0)
+        return err_errno(err, code, "connect the interval timer");
     if (ioctl(vm->fd, KVM_SET_IRQCHIP, &fresh->pic_master) < 0 ||
         ioctl(vm->fd, KVM_SET_IRQCHIP, &fresh->pic_slave) < 0 ||
         ioctl(vm->fd, KVM_SET_IRQCHIP, &fresh->ioapic) < 0 ||

@@ -333,6 +333,7 @@ const struct engine_ops engine_kvm = {
     .vm_reset = kvm_vm_reset,
     .gsi_set = kvm_gsi_set,
     .pic_set = kvm_pic_set,
+    .pit_connect = kvm_pit_connect,
     .msi_send = kvm_msi_send,
     .irqfd_new = kvm_irqfd_new,
     .irqfd_set = kvm_irqfd_set,

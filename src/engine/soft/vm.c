@@ -195,6 +195,12 @@ static int soft_pic_set(struct engine_vm *evm, unsigned irq, bool level)
     return irqchip_pic_set(soft_vm_of(evm)->irqchip, irq, level);
 }
 
+static int soft_pit_connect(struct engine_vm *evm, bool on)
+{
+    irqchip_pit_connect(soft_vm_of(evm)->irqchip, on);
+    return 0;
+}
+
 static int soft_msi_send(struct engine_vm *evm, uint64_t addr, uint32_t data)
 {
     return irqchip_msi_send(soft_vm_of(evm)->irqchip, addr, data);
@@ -463,6 +469,7 @@ const struct engine_ops engine_soft = {
     .vm_reset = soft_vm_reset,
     .gsi_set = soft_gsi_set,
     .pic_set = soft_pic_set,
+    .pit_connect = soft_pit_connect,
     .msi_send = soft_msi_send,
     .irqfd_new = soft_irqfd_new,
     .irqfd_set = soft_irqfd_set,
