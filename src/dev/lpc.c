@@ -343,6 +343,11 @@ void lpc_enable_pm(struct device *dev, uint16_t pm_base)
     device_unlock(dev);
 }
 
+void lpc_rtc_alarm(void *dev)
+{
+    pm_rtc_alarm(&CONTAINER_OF(dev, struct lpc, fn.dev)->pm);
+}
+
 void lpc_power_button(struct device *dev)
 {
     struct lpc *lpc = CONTAINER_OF(dev, struct lpc, fn.dev);

@@ -33,6 +33,10 @@ void lpc_pirq_set(void *ctx, unsigned pirq, bool level);
  */
 void lpc_enable_pm(struct device *dev, uint16_t pm_base);
 
+/* For rtc_on_alarm(): the clock's alarm is an event of ACPI's fixed hardware. Any thread, with the
+ * clock's lock held. */
+void lpc_rtc_alarm(void *dev);
+
 /* Press the power button: ACPI's event where the guest listens to it. Any thread. */
 void lpc_power_button(struct device *dev);
 

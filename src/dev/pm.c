@@ -12,7 +12,7 @@
 #define PM1_RTC          (1u << 10)
 #define PM1_PCIE_WAKE    (1u << 14)
 #define PM1_ENABLE_BITS  (PM1_TIMER | PM1_GLOBAL | PM1_POWER_BUTTON | PM1_RTC | PM1_PCIE_WAKE)
-#define PM1_SCI_BITS     (PM1_TIMER | PM1_GLOBAL | PM1_POWER_BUTTON | PM1_RTC)
+#define PM1_SCI_BITS     (PM1_TIMER | PM1_GLOBAL | PM1_POWER_BUTTON) /* and PM1_RTC, by itself */
 
 /* PM1 control (4.8.4.2.1). */
 #define PM1_CONTROL_SCI_EN     (1u << 0)
@@ -39,6 +39,7 @@ static const struct state_field pm_fields[] = {
     STATE_U16(struct pm_state, pm1_control, 1, 0, "PM1 control register"),
     STATE_U8(struct pm_state, gpe0_status, 1, 0, "General-purpose event 0 status"),
     STATE_U8(struct pm_state, gpe0_enable, 1, 0, "General-purpose event 0 enable"),
+    STATE_U8(struct pm_state, rtc_status, 1, 0, "PM1 status register, RTC alarm bit"),
     STATE_PAD(struct pm_state, pad_),
     STATE_U32(struct pm_state, smi_enable, 1, SMI_ENABLE_RESET, "SMI control and enable register"),
     STATE_U32(struct pm_state, smi_status, 1, 0, "SMI status register"),
@@ -77,6 +78,30 @@ static void timer_schedule(struct pm *pm)
     device_timer_arm(&pm->timer, device_now_ns(pm->dev) + left * NS_PER_SEC / PM_TIMER_HZ + 1);
 }
 
+/* The alarm's status, less what is to be cleared, and what it does. */
+static bool rtc_status(struct pm *pm, bool clear)
+{
+    const struct pm_state *state = pm->state;
+    bool status;
+
+    pthread_mutex_lock(&pm->rtc_lock);
+    if (clear)
+        pm->state->rtc_status = 0;
+    status = state->rtc_status;
+    pm->rtc_enabled = (state->pm1_enable & PM1_RTC) && (state->pm1_control & PM1_CONTROL_SCI_EN);
+    irq_line_set(&pm->rtc_sci, status && pm->rtc_enabled);
+    pthread_mutex_unlock(&pm->rtc_lock);
+    return status;
+}
+
+void pm_rtc_alarm(struct pm *pm)
+{
+    pthread_mutex_lock(&pm->rtc_lock);
+    pm->state->rtc_status = 1;
+    irq_line_set(&pm->rtc_sci, pm->rtc_enabled);
+    pthread_mutex_unlock(&pm->rtc_lock);
+}
+
 static void pm_update(struct pm *pm)
 {
     const struct pm_state *state = pm->state;
@@ -87,6 +112,7 @@ static void pm_update(struct pm *pm)
     for (unsigned i = 0; i < sizeof(state->gpe0_status); i++)
         event = event || (state->gpe0_status[i] & state->gpe0_enable[i]);
     irq_line_set(&pm->sci, event && (state->pm1_control & PM1_CONTROL_SCI_EN));
+    rtc_status(pm, false);
     timer_schedule(pm);
 }
 
@@ -113,7 +139,8 @@ static uint32_t read_doubleword(struct pm *pm, uint64_t offset)
     switch (offset) {
     case PM_OFFSET_EVENT:
         timer_catch_up(pm);
-        return state->pm1_status | (uint32_t)state->pm1_enable << 16;
+        return state->pm1_status | (rtc_status(pm, false) ? PM1_RTC : 0) |
+               (uint32_t)state->pm1_enable << 16;
     case PM_OFFSET_CONTROL:
         return state->pm1_control;
     case PM_OFFSET_TIMER:
@@ -157,10 +184,12 @@ static void write_byte(struct pm *pm, uint64_t offset, uint8_t byte)
 
     switch (offset - index) {
     case PM_OFFSET_EVENT:
-        if (index < 2)
+        if (index < 2) {
             state->pm1_status &= (uint16_t) ~(byte << (index * 8));
-        else
+            rtc_status(pm, byte << (index * 8) & PM1_RTC);
+        } else {
             state->pm1_enable = with_byte(state->pm1_enable, index - 2, byte) & PM1_ENABLE_BITS;
+        }
         break;
     case PM_OFFSET_CONTROL:
         if (index >= 2)
@@ -220,6 +249,8 @@ void pm_init(struct pm *pm, struct device *dev, struct pm_state *state, const st
     pm->range = (struct bus_range){
         .ops = &pm_range_ops, .dev = dev, .space = BUS_PIO, .len = PM_BLOCK_BYTES};
     irq_line_init(&pm->sci, env->irq, PM_SCI_GSI);
+    irq_line_init(&pm->rtc_sci, env->irq, PM_SCI_GSI);
+    pthread_mutex_init(&pm->rtc_lock, NULL);
     device_timer_init(&pm->timer, dev, pm_timer_fired);
 }
 
@@ -228,6 +259,8 @@ void pm_fini(struct pm *pm)
     bus_unmap(pm->bus, &pm->range);
     device_timer_cancel(&pm->timer);
     irq_line_set(&pm->sci, false);
+    irq_line_set(&pm->rtc_sci, false);
+    pthread_mutex_destroy(&pm->rtc_lock);
 }
 
 void pm_reset(struct pm *pm)
@@ -253,6 +286,10 @@ void pm_set_sci(struct pm *pm, unsigned gsi)
         return;
     irq_line_set(&pm->sci, false);
     irq_line_init(&pm->sci, pm->irq, gsi);
+    pthread_mutex_lock(&pm->rtc_lock);
+    irq_line_set(&pm->rtc_sci, false);
+    irq_line_init(&pm->rtc_sci, pm->irq, gsi);
+    pthread_mutex_unlock(&pm->rtc_lock);
     pm_update(pm);
 }
 

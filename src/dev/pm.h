@@ -38,7 +38,8 @@ struct pm_state {
     uint16_t pm1_control;
     uint8_t gpe0_status[8];
     uint8_t gpe0_enable[8];
-    uint8_t pad_[2];
+    uint8_t rtc_status; /* PM1 status's RTC bit: of pm.rtc_lock, not of the device's */
+    uint8_t pad_[1];
     uint32_t smi_enable;
     uint32_t smi_status;
     uint64_t timer_offset;
@@ -56,6 +57,12 @@ struct pm {
     struct bus_range range;
     struct irq_line sci;
     struct device_timer timer;
+
+    /* The clock's alarm comes in with the clock's lock held, so that this device's own is not taken
+     * there. Below it in the lock order. */
+    pthread_mutex_t rtc_lock;
+    struct irq_line rtc_sci; /* shares the input with sci */
+    bool rtc_enabled;        /* the alarm's status interrupts */
 };
 
 /* dev is initialised; state lies in its state struct. */
@@ -72,6 +79,8 @@ void pm_set_sci(struct pm *pm, unsigned gsi);
 /* ACPI mode, PM1 control's SCI_EN. */
 void pm_set_acpi(struct pm *pm, bool on);
 void pm_press_power_button(struct pm *pm);
+/* Without dev's lock: the real-time clock's alarm has interrupted (ICH9 data sheet, 13.8.3.1). */
+void pm_rtc_alarm(struct pm *pm);
 /* Bit `gpe` (0-63) of the GPE0 status: a general-purpose event happened. */
 void pm_raise_gpe(struct pm *pm, unsigned gpe);
 

@@ -85,6 +85,30 @@ static void test_events(struct test_machine *machine, struct holder *holder)
     out(machine, BASE, 0xffff, 2);
     ok(!sci(machine), "acknowledged");
 
+    pm_rtc_alarm(&holder->pm);
+    ok(sci(machine), "the clock's alarm");
+    is_int(in(machine, BASE, 2), 0x400, "has a status");
+    out(machine, BASE + 2, 0, 2);
+    ok(!sci(machine), "not enabled, it is silent");
+    out(machine, BASE + 2, 0x400, 2);
+    out(machine, BASE + 4, 0, 1);
+    ok(!sci(machine), "nor out of ACPI mode");
+    out(machine, BASE + 4, 1, 1);
+    ok(sci(machine), "both");
+    device_lock(&holder->dev);
+    pm_set_sci(&holder->pm, 20);
+    ok(!sci(machine) && fake_gsi_level(machine->vm, 20), "on another input");
+    pm_set_sci(&holder->pm, PM_SCI_GSI);
+    device_unlock(&holder->dev);
+    out(machine, BASE, 0xfbff, 2);
+    ok(sci(machine), "other bits do not acknowledge it");
+    out(machine, BASE + 1, 4, 1);
+    ok(!sci(machine) && in(machine, BASE, 2) == 0, "its own does");
+    pm_rtc_alarm(&holder->pm);
+    ok(sci(machine), "again");
+    out(machine, BASE, 0x400, 2);
+    out(machine, BASE + 2, 0xffff, 2);
+
     device_lock(&holder->dev);
     pm_raise_gpe(&holder->pm, 9);
     pm_raise_gpe(&holder->pm, 64);

@@ -90,6 +90,9 @@ struct rtc {
     struct bus_range range;
     struct irq_line irq;
     struct device_timer timer;
+    void (*on_alarm)(void *ctx);
+    void *alarm_ctx;
+    bool alarmed; /* the alarm interrupts, and it has been told */
 };
 
 /* --- the clock --- */
@@ -268,6 +271,7 @@ static void rtc_schedule(struct rtc *rtc)
 static void rtc_update(struct rtc *rtc)
 {
     uint8_t *cmos = rtc->state.cmos;
+    bool alarm;
 
     flags_catch_up(rtc);
     if (cmos[REG_B] & cmos[REG_C] & (C_PF | C_AF | C_UF))
@@ -275,6 +279,10 @@ static void rtc_update(struct rtc *rtc)
     else
         cmos[REG_C] &= (uint8_t)~C_IRQF;
     irq_line_set(&rtc->irq, cmos[REG_C] & C_IRQF);
+    alarm = cmos[REG_B] & cmos[REG_C] & C_AF;
+    if (alarm && !rtc->alarmed && rtc->on_alarm)
+        rtc->on_alarm(rtc->alarm_ctx);
+    rtc->alarmed = alarm;
     rtc_schedule(rtc);
 }
 
@@ -439,6 +447,14 @@ int rtc_new(struct device **dev, const struct dev_env *env, struct err *err)
     device_reset(&rtc->dev);
     *dev = &rtc->dev;
     return 0;
+}
+
+void rtc_on_alarm(struct device *dev, void (*fn)(void *ctx), void *ctx)
+{
+    struct rtc *rtc = CONTAINER_OF(dev, struct rtc, dev);
+
+    rtc->alarm_ctx = ctx;
+    rtc->on_alarm = fn;
 }
 
 static uint64_t units_capped(uint64_t bytes, uint64_t above, uint64_t unit, uint64_t max)

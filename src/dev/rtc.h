@@ -14,6 +14,9 @@ extern const struct state_table rtc_state_table;
 
 int rtc_new(struct device **dev, const struct dev_env *env, struct err *err);
 
+/* fn is called when the alarm interrupts, with the clock's lock held. While the board is built. */
+void rtc_on_alarm(struct device *dev, void (*fn)(void *ctx), void *ctx);
+
 /* What firmware reads of the machine's size from CMOS: RAM below 4 GiB and from 4 GiB on, number of
  * CPUs. While the board is built; kept over resets. */
 void rtc_set_memory(struct device *dev, uint64_t low_bytes, uint64_t high_bytes, unsigned cpus);

@@ -120,7 +120,12 @@ static void test_update_in_progress(struct test_machine *machine)
     ok(seen > 0, "and on before each second");
 }
 
-static void test_interrupts(struct test_machine *machine)
+static void count(void *ctx)
+{
+    ++*(unsigned *)ctx;
+}
+
+static void test_interrupts(struct test_machine *machine, const unsigned *alarms)
 {
     const uint8_t noon[7] = {0x59, 0x59, 0x11, 0x01, 0x06, 0x25, 0x20};
     unsigned ticks = 0;
@@ -154,6 +159,7 @@ static void test_interrupts(struct test_machine *machine)
     set(machine, 0x0b, 0x32);
     test_run(machine, 1010);
     ok(irq(machine), "noon");
+    is_int(*alarms, 1, "ACPI is told of the alarm, and of nothing before");
     is_int(get(machine, 0x0c) & 0xb0, 0xb0, "update ended, alarm");
     ok(!irq(machine), "acknowledged");
 
@@ -162,6 +168,7 @@ static void test_interrupts(struct test_machine *machine)
     set(machine, 0x0b, 0x22);
     test_run(machine, 1010);
     is_int(get(machine, 0x0c) & 0xb0, 0xb0, "alarm bytes that match everything");
+    is_int(*alarms, 2, "another alarm");
     set(machine, 0x0b, 0x92);
     is_int(get(machine, 0x0b), 0x82, "SET clears the update-ended enable");
     set(machine, 0x0b, 0x02);
@@ -194,13 +201,15 @@ int main(void)
     struct test_machine machine = {0};
     struct device *dev;
     struct err err = ERR_INIT;
+    unsigned alarms = 0;
 
     test_machine_init(&machine);
     test_table(&rtc_state_table);
     is_int(rtc_new(&dev, &machine.env, &err), 0, "rtc_new()");
     test_time(&machine, dev);
     test_update_in_progress(&machine);
-    test_interrupts(&machine);
+    rtc_on_alarm(dev, count, &alarms);
+    test_interrupts(&machine, &alarms);
     test_memory(&machine, dev);
     set(&machine, 0x0b, 0x42);
     device_reset(dev);

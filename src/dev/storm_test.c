@@ -181,6 +181,7 @@ static unsigned make_devices(struct test_machine *machine, struct mem *mem, stru
     return n;
 }
 
+    rtc_on_alarm(devices[2], lpc_rtc_alarm, machine->pirq_device);
 /* As at power-on: with firmware's part, or the storm would find the PCI devices asleep. */
 static bool power_on(struct test_machine *machine, struct device *const *devices, unsigned count)
 {

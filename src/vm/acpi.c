@@ -121,8 +121,7 @@ static uint64_t table_end(struct table *t)
 /* Table 5.10. */
 #define FLAG_WBINVD          (1u << 0)
 #define FLAG_C1              (1u << 2)
-#define FLAG_NO_SLEEP_BUTTON (1u << 5) /* the power button is one of fixed hardware */
-#define FLAG_NO_FIXED_RTC    (1u << 6)
+#define FLAG_NO_SLEEP_BUTTON (1u << 5) /* power button and RTC are of fixed hardware */
 #define FLAG_RESET_REGISTER  (1u << 10)
 #define FLAG_APIC_CLUSTER    (1u << 18)
 #define APIC_FLAT_MAX        8 /* CPUs that flat logical destinations reach */
@@ -169,8 +168,7 @@ static uint64_t build_fadt(struct area *area, const struct acpi_params *params, 
     store_le16(f + FADT_C3_LATENCY, NO_C2);
     f[FADT_CENTURY] = CMOS_CENTURY;
     store_le16(f + FADT_PC_FLAGS, PC_LEGACY_DEVICES | PC_NO_VGA);
-    store_le32(f + FADT_FLAGS, FLAG_WBINVD | FLAG_C1 | FLAG_NO_SLEEP_BUTTON | FLAG_NO_FIXED_RTC |
-                                   FLAG_RESET_REGISTER |
+    store_le32(f + FADT_FLAGS, FLAG_WBINVD | FLAG_C1 | FLAG_NO_SLEEP_BUTTON | FLAG_RESET_REGISTER |
                                    (params->cpus > APIC_FLAT_MAX ? FLAG_APIC_CLUSTER : 0));
     store_port(f + FADT_RESET, LAYOUT_PORT_RESET, 1, ACCESS_BYTE);
     f[FADT_RESET_VALUE] = RESET_FULL;

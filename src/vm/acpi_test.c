@@ -118,6 +118,8 @@ static void check_fadt(const uint8_t *fadt, unsigned cpus)
     is_int(load_le64(fadt + 120), LAYOUT_PORT_RESET, "reset register");
     is_int(fadt[128], 6, "reset value");
     ok(load_le32(fadt + 112) & 1 << 10, "reset register is supported");
+    is_int(load_le32(fadt + 112) & 0x70, 0x20,
+           "power button and RTC alarm are in the PM1 registers");
     is_int(!!(load_le32(fadt + 112) & 1 << 18), cpus > 8, "APIC clusters from 9 CPUs on");
     const uint8_t *facs = guest(load_le32(fadt + 36), 64);
     ok(load_le32(fadt + 36) % 64 == 0 && facs && memcmp(facs, "FACS", 4) == 0, "FACS");

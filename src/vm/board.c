@@ -118,6 +118,7 @@ static int add_chipset(struct board *board, const struct dev_env *env, struct er
         return ret;
     add_device(board, board->rtc);
     rtc_set_memory(board->rtc, ram_low_bytes(board), ram_high_bytes(board), board->config->cpus);
+    rtc_on_alarm(board->rtc, lpc_rtc_alarm, board->lpc);
     if ((ret = i8042_new(&dev, env, err)) != 0)
         return ret;
     add_device(board, dev);
