@@ -1,9 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The other devices: consoles, entropy, serial ports, interrupts."""
+"""The other devices: timers, consoles, entropy, serial ports, interrupts."""
 
 import re
 
 from test_disk import RING_PACKED, VERSION_1, features
+
+
+# The HPET as the clock and, in the PIT's place, as what ticks: the local APIC's timer is off. The
+# real-time clock has lost its interrupt to it, and its alarm comes as ACPI's.
+HPET_APPEND = "clocksource=hpet nolapic_timer"
+HPET_SCRIPT = """
+ticks() { awk '$1 == "0:" {print $2}' /proc/interrupts; }
+alarms() { awk '$1 == "9:" {print $2}' /proc/interrupts; }
+echo available=$(cat /sys/devices/system/clocksource/clocksource0/available_clocksource)
+echo clock=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
+echo events=$(grep -c '^Clock Event Device: hpet' /proc/timer_list)
+first=$(ticks)
+sleep 1
+echo ticks=$(($(ticks) - first))
+first=$(alarms)
+echo +2 >/sys/class/rtc/rtc0/wakealarm
+sleep 4
+echo alarms=$(($(alarms) - first)) $(grep alarm_IRQ /proc/driver/rtc)
+"""
+
+
+def check_hpet(run):
+    assert "hpet" in run.value("available").split()
+    assert run.value("clock") == "hpet"
+    assert int(run.value("events")) >= 1
+    assert int(run.value("ticks")) >= 1
+    assert re.fullmatch(r"[1-9]\d* alarm_IRQ\s*: no", run.value("alarms"))
+
+
+def test_hpet(hull):
+    check_hpet(hull.boot(HPET_SCRIPT, append=HPET_APPEND).good())
 
 
 def test_entropy(hull):

@@ -10,6 +10,7 @@ import pytest
 import guests
 from machine import POWEROFF, complaints
 from test_boot import REPORT, dmesg_of
+from test_devices import HPET_APPEND, HPET_SCRIPT, check_hpet
 
 # What stock kernels say on every machine without firmware tables of a real PC, on KVM and QEMU alike.
 USUAL = re.compile(r"PCI: (Fatal: )?No config space|Unknown kernel command line|"
@@ -48,6 +49,11 @@ def test_devices(soft):
     assert "soft as any" in run.text
     assert soft.host.get(disk).startswith(b"made in the guest\n")
     assert abs(int(run.value("time")) - int(soft.host.run("date +%s").out)) < 60
+
+
+def test_hpet(soft):
+    guests.initrd("cloud")
+    check_hpet(soft.boot(HPET_SCRIPT, append=HPET_APPEND, timeout=240).good())
 
 
 def test_xen_asks_for_its_dom0(soft):

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "bus/pci.h"
+#include "dev/hpet.h"
 #include "dev/i8042.h"
 #include "dev/lpc.h"
 #include "dev/mch.h"
@@ -59,11 +60,22 @@ static void print_table(const struct state_table *table)
 int main(void)
 {
     static const struct state_table *const tables[] = {
-        &mch_state_table,   &lpc_state_table,        &pm_state_table,
-        &uart_state_table,  &rtc_state_table,        &i8042_state_table,
-        &post_state_table,  &pci_state_table,        &virtio_pci_state_table,
-        &virtq_state_table, &virtio_blk_state_table, &virtio_console_state_table,
-        &lapic_table,       &ioapic_table,           &pic_table,
+        &mch_state_table,
+        &lpc_state_table,
+        &pm_state_table,
+        &uart_state_table,
+        &rtc_state_table,
+        &hpet_state_table,
+        &i8042_state_table,
+        &post_state_table,
+        &pci_state_table,
+        &virtio_pci_state_table,
+        &virtq_state_table,
+        &virtio_blk_state_table,
+        &virtio_console_state_table,
+        &lapic_table,
+        &ioapic_table,
+        &pic_table,
         &pit_table,
     };
 

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include "dev/hpet.h"
 #include "dev/i8042.h"
 #include "dev/lpc.h"
 #include "dev/mch.h"
@@ -33,6 +34,8 @@ static const uint8_t functions[] = {PCI_DEVFN(0, 0), RNG, PCI_DEVFN(31, 0), PCI_
 static const unsigned registers[] = {0x04, 0x10, 0x14, 0x18, 0x1c, 0x40, 0x44,
                                      0x60, 0x64, 0x68, 0x9d, 0xac, 0xf0};
 static const uint64_t places[] = {0xb0000000, 0xc0000000, 0xc0004000, 0xd0000000, 0xe0000000};
+/* Every other of the HPET's registers is there. */
+#define HPET_REGISTERS 0x170u
 
 struct vcpu {
     struct test_machine *machine;
@@ -103,7 +106,8 @@ static void access_config(struct vcpu *vcpu)
 
 static void access_memory(struct vcpu *vcpu)
 {
-    uint64_t addr = places[next(vcpu) % ARRAY_LEN(places)] + next(vcpu) % 0x4000;
+    uint64_t addr = next(vcpu) % 4 ? places[next(vcpu) % ARRAY_LEN(places)] + next(vcpu) % 0x4000
+                                   : HPET_BASE + next(vcpu) % HPET_REGISTERS;
     unsigned size = 1u << next(vcpu) % 4;
 
     if (next(vcpu) % 4)
@@ -168,6 +172,7 @@ static unsigned make_devices(struct test_machine *machine, struct mem *mem, stru
     if (mch_new(&devices[n++], &machine->env, &err) < 0 ||
         lpc_new(&machine->pirq_device, &machine->env, &err) < 0 ||
         rtc_new(&devices[n++], &machine->env, &err) < 0 ||
+        hpet_new(&devices[n++], &machine->env, &err) < 0 ||
         i8042_new(&devices[n++], &machine->env, &err) < 0 ||
         pvpanic_new(&devices[n++], &machine->env, &err) < 0 ||
         post_new(&devices[n++], &machine->env, &err) < 0 ||
@@ -176,12 +181,12 @@ static unsigned make_devices(struct test_machine *machine, struct mem *mem, stru
         virtio_rng_new(&rng, &virtio_env, "rng0", &err) < 0 ||
         virtio_pci_plug(rng, 1 << 3, &err) < 0)
         printf("Bail out! %s\n", err.text), abort();
+    rtc_on_alarm(devices[2], lpc_rtc_alarm, machine->pirq_device);
     devices[n++] = machine->pirq_device;
     devices[n++] = &rng->fn.dev;
     return n;
 }
 
-    rtc_on_alarm(devices[2], lpc_rtc_alarm, machine->pirq_device);
 /* As at power-on: with firmware's part, or the storm would find the PCI devices asleep. */
 static bool power_on(struct test_machine *machine, struct device *const *devices, unsigned count)
 {

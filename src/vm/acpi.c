@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "base/err.h"
+#include "dev/hpet.h"
 #include "dev/pm.h"
 #include "dev/pvpanic.h"
 #include "vm/aml.h"
@@ -80,7 +81,7 @@ static uint64_t table_end(struct table *t)
     return t->gpa;
 }
 
-/* --- FADT, FACS, MADT, MCFG --- */
+/* --- FADT, FACS, MADT, MCFG, HPET --- */
 
 /* ACPI 6.4, 5.2.9, table 5.9. Offsets in the table. */
 #define FADT_LEN             276
@@ -277,6 +278,24 @@ static uint64_t build_mcfg(struct area *area)
     return table_end(&t);
 }
 
+/* IA-PC HPET 1.0a, 3.2.4. */
+#define HPET_NO_PROTECTION 0
+
+static uint64_t build_hpet(struct area *area)
+{
+    static_assert(LAYOUT_HPET == HPET_BASE, "the HPET stands where the layout says");
+    struct table t;
+
+    table_begin(&t, area, "HPET", 1);
+    put(&t, HPET_BLOCK_ID, 4);
+    put(&t, 64u << 8, 4); /* Generic Address Structure: memory, 64 bits */
+    put(&t, LAYOUT_HPET, 8);
+    put(&t, 0, 1); /* number of the block */
+    put(&t, HPET_MIN_PERIOD_TICKS, 2);
+    put(&t, HPET_NO_PROTECTION, 1);
+    return table_end(&t);
+}
+
 /* --- DSDT --- */
 
 #define OP_ARG0       0x68
@@ -457,6 +476,20 @@ static void add_pci(struct aml *a, const struct acpi_params *params)
     aml_end(a, pci);
 }
 
+/* The same as in the HPET table, for the owner of the addresses (IA-PC HPET 1.0a, 3.2.5.1). The
+ * interrupts are the guest's choice. */
+static void add_hpet(struct aml *a)
+{
+    uint32_t device = aml_device_begin(a, "HPET");
+    aml_name_eisaid(a, "_HID", "PNP0103");
+    aml_name_integer(a, "_UID", 0);
+    aml_name(a, "_CRS");
+    uint32_t crs = aml_resources_begin(a);
+    aml_memory32_fixed(a, LAYOUT_HPET, HPET_BYTES);
+    aml_resources_end(a, crs);
+    aml_end(a, device);
+}
+
 /* What is in use and belongs to no device: ECAM must be reserved here too (PCI Firmware
  * Specification 3.2, 4.1.2). */
 static void add_motherboard(struct aml *a)
@@ -494,6 +527,7 @@ static uint64_t build_dsdt(struct area *area, const struct acpi_params *params)
     struct aml *a = &t.out;
     uint32_t sb = aml_scope_begin(a, "\\_SB");
     add_pci(a, params);
+    add_hpet(a);
     add_motherboard(a);
     add_cpus(a, params->cpus);
     aml_end(a, sb);
@@ -572,6 +606,7 @@ int acpi_build(struct mem *mem, const struct acpi_params *params, gpa_t area_gpa
         build_fadt(&area, params, facs, dsdt),
         build_madt(&area, params),
         build_mcfg(&area),
+        build_hpet(&area),
     };
     uint64_t rsdt = build_root(&area, "RSDT", 4, tables, ARRAY_LEN(tables));
     uint64_t xsdt = build_root(&area, "XSDT", 8, tables, ARRAY_LEN(tables));

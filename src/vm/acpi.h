@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ACPI 6.4 tables of the board (RSDP, XSDT, FADT, FACS, MADT, MCFG, DSDT) and the SMBIOS 3.3
+ * ACPI 6.4 tables of the board (RSDP, XSDT, FADT, FACS, MADT, MCFG, HPET, DSDT) and the SMBIOS 3.3
  * tables, written into the BIOS area of guest RAM for direct kernel boot.
  */
 #ifndef HULL_VM_ACPI_H

@@ -142,16 +142,18 @@ static void test_tables(unsigned cpus)
     ok(rsdp % 16 == 0 && memcmp(r, "RSD PTR ", 8) == 0 && r[15] == 2, "RSDP");
     ok(sums_to_zero(r, 20) && sums_to_zero(r, 36), "its checksums");
     const uint8_t *rsdt = table_at(load_le32(r + 16));
-    ok(rsdt && memcmp(rsdt, "RSDT", 4) == 0 && load_le32(rsdt + 4) == 36 + 3 * 4, "RSDT");
+    ok(rsdt && memcmp(rsdt, "RSDT", 4) == 0 && load_le32(rsdt + 4) == 36 + 4 * 4, "RSDT");
     const uint8_t *fadt = find_table(rsdp, "FACP"), *madt = find_table(rsdp, "APIC"),
-                  *mcfg = find_table(rsdp, "MCFG");
-    if (!ok(fadt && madt && mcfg, "XSDT has FADT, MADT, MCFG, with good checksums"))
+                  *mcfg = find_table(rsdp, "MCFG"), *hpet = find_table(rsdp, "HPET");
+    if (!ok(fadt && madt && mcfg && hpet, "XSDT has FADT, MADT, MCFG, HPET, with good checksums"))
         return;
     check_fadt(fadt, cpus);
     check_madt(madt, cpus);
     ok(load_le64(mcfg + 44) == LAYOUT_ECAM_BASE && mcfg[54] == 0 &&
            mcfg[55] == LAYOUT_ECAM_BUSES - 1,
        "MCFG");
+    ok(load_le32(hpet + 36) == 0x8086a201 && hpet[40] == 0 && load_le64(hpet + 44) == LAYOUT_HPET,
+       "HPET");
     uint64_t before = 0;
     ok(mem_read(mem, GPA(AREA.a + LEN), &before, 8) == 0 && before == 0, "nothing behind the area");
 }
@@ -250,6 +252,7 @@ static void test_iasl(unsigned cpus)
         {"fadt",                           fadt   },
         {      "apic",                 find_table(rsdp, "APIC")},
         {      "mcfg",                 find_table(rsdp, "MCFG")},
+        {      "hpet",                 find_table(rsdp, "HPET")},
         {      "dsdt", table_at(load_le64(fadt + 140))       },
         { "facs",                             guest(load_le32(fadt + 36),                                    64)},
         { "xsdt",                      table_at(load_le64(guest(rsdp,                             36) + 24))},

@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "block/block.h"
 #include "char/char.h"
+#include "dev/hpet.h"
 #include "dev/i8042.h"
 #include "dev/lpc.h"
 #include "dev/mch.h"
@@ -117,8 +118,11 @@ static int add_chipset(struct board *board, const struct dev_env *env, struct er
     if ((ret = rtc_new(&board->rtc, env, err)) != 0)
         return ret;
     add_device(board, board->rtc);
-    rtc_set_memory(board->rtc, ram_low_bytes(board), ram_high_bytes(board), board->config->cpus);
     rtc_on_alarm(board->rtc, lpc_rtc_alarm, board->lpc);
+    rtc_set_memory(board->rtc, ram_low_bytes(board), ram_high_bytes(board), board->config->cpus);
+    if ((ret = hpet_new(&dev, env, err)) != 0)
+        return ret;
+    add_device(board, dev);
     if ((ret = i8042_new(&dev, env, err)) != 0)
         return ret;
     add_device(board, dev);

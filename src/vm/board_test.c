@@ -161,8 +161,8 @@ static void configure_large(struct machine *m)
 static void check_names(struct machine *m)
 {
     static const char *const fixed[] = {
-        "pci",   "mch",   "lpc",   "rtc",   "i8042", "pvpanic", "post",     "debugcon", "exit",
-        "uart0", "uart1", "uart2", "uart3", "disk0", "disk15",  "console0", "rng0",
+        "pci",  "mch",   "lpc",   "rtc",   "hpet",  "i8042", "pvpanic", "post",     "debugcon",
+        "exit", "uart0", "uart1", "uart2", "uart3", "disk0", "disk15",  "console0", "rng0",
     };
     bool unique = true;
     unsigned count = 0;
