@@ -20,6 +20,7 @@ static const struct state_field unit_fields[] = {
     STATE_U8(struct pic_unit, lowest, 1, 7, "Input of lowest priority"),
     STATE_U8(struct pic_unit, init, 1, 0, "Next initialisation word, 0: none"),
     STATE_U8(struct pic_unit, icw4, 1, 0, "ICW4 will come"),
+    STATE_U8(struct pic_unit, single, 1, 0, "ICW3 will not come"),
     STATE_U8(struct pic_unit, auto_eoi, 1, 0, "ICW4: automatic end of interrupt"),
     STATE_U8(struct pic_unit, rotate_on_auto_eoi, 1, 0, "Rotate priorities at automatic EOI"),
     STATE_U8(struct pic_unit, special_mask, 1, 0, "OCW3: special mask mode"),
@@ -58,16 +59,14 @@ static unsigned pending(const struct pic_unit *u, bool master)
     unsigned input = highest(u, u->irr & ~u->imr);
     if (input == 8)
         return 8;
-    uint8_t blocking = u->isr;
-    if (u->special_mask)
-        blocking &= (uint8_t)~u->imr;
-    /* A slave's next request may come while its last one is in service. */
-    if (master && u->special_nested)
-        blocking &= (uint8_t) ~(1u << CASCADE);
-    unsigned current = highest(u, blocking);
-    if (u->special_mask)
-        return blocking >> input & 1 ? 8 : input;
-    return current == 8 || priority_of(u, input) < priority_of(u, current) ? input : 8;
+    /* What is in service and masked blocks nobody in special mask mode; what is not masked still
+     * does (8259A, "Special mask mode"). */
+    unsigned current = highest(u, u->special_mask ? u->isr & ~u->imr : u->isr);
+    if (current == 8 || priority_of(u, input) < priority_of(u, current))
+        return input;
+    /* A slave's next request may come while its last one is in service; the inputs below it are
+     * blocked all the same ("Special fully nested mode"). */
+    return master && u->special_nested && input == CASCADE && current == CASCADE ? input : 8;
 }
 
 static void unit_set(struct pic_unit *u, unsigned input, bool level)
@@ -129,13 +128,22 @@ static unsigned unit_acknowledge(struct pic_unit *u, bool master)
     return input;
 }
 
+/* The slave's INT goes low at INTA, and rises again for what else it has: the master sees an edge
+ * even where the next request was there before. */
+static unsigned slave_acknowledge(struct pic *pic)
+{
+    unsigned input = unit_acknowledge(&pic->s.unit[1], false);
+    unit_set(&pic->s.unit[0], CASCADE, false);
+    return input;
+}
+
 uint8_t pic_acknowledge(struct pic *pic)
 {
     struct pic_unit *master = &pic->s.unit[0], *slave = &pic->s.unit[1];
     unsigned input = unit_acknowledge(master, true);
     uint8_t vector = (uint8_t)(master->base + input);
     if (input == CASCADE)
-        vector = (uint8_t)(slave->base + unit_acknowledge(slave, false));
+        vector = (uint8_t)(slave->base + slave_acknowledge(pic));
     update(pic);
     return vector;
 }
@@ -152,8 +160,7 @@ static void write_icw1(struct pic_unit *u, uint8_t value)
     u->irr = level & elcr;
     u->init = 2;
     u->icw4 = value & ICW1_ICW4;
-    if (value & ICW1_SINGLE)
-        u->init = 2; /* there is no single controller in this machine: ICW3 comes all the same */
+    u->single = (value & ICW1_SINGLE) != 0;
 }
 
 static void write_ocw2(struct pic_unit *u, uint8_t value)
@@ -193,7 +200,7 @@ static void write_data(struct pic_unit *u, uint8_t value)
     switch (u->init) {
     case 2:
         u->base = value & 0xf8;
-        u->init = 3;
+        u->init = !u->single ? 3 : u->icw4 ? 4 : 0;
         break;
     case 3:
         u->init = u->icw4 ? 4 : 0;
@@ -209,12 +216,21 @@ static void write_data(struct pic_unit *u, uint8_t value)
     }
 }
 
-static uint8_t read_poll(struct pic_unit *u, bool master)
+/* A poll is an INTA without a vector (8259A, "Poll command"). */
+static uint8_t read_poll(struct pic *pic, struct pic_unit *u)
 {
+    bool master = u == &pic->s.unit[0];
     u->poll = 0;
     if (pending(u, master) == 8)
         return 0;
-    return (uint8_t)(0x80 | unit_acknowledge(u, master));
+    return (uint8_t)(0x80 | (master ? unit_acknowledge(u, true) : slave_acknowledge(pic)));
+}
+
+/* A level-triggered request is the level. */
+static void write_elcr(struct pic_unit *u, uint8_t value)
+{
+    u->elcr = value & u->elcr_mask;
+    u->irr = (u->irr & (uint8_t)~u->elcr) | (u->level & u->elcr);
 }
 
 static struct pic_unit *unit_of_port(struct pic *pic, uint16_t port)
@@ -241,7 +257,7 @@ bool pic_read(struct pic *pic, uint16_t port, uint8_t *value)
     if (port >= 0x4d0)
         *value = u->elcr;
     else if (u->poll)
-        *value = read_poll(u, u == &pic->s.unit[0]);
+        *value = read_poll(pic, u);
     else if (port & 1)
         *value = u->imr;
     else
@@ -256,7 +272,7 @@ bool pic_write(struct pic *pic, uint16_t port, uint8_t value)
     if (!u)
         return false;
     if (port >= 0x4d0)
-        u->elcr = value & u->elcr_mask;
+        write_elcr(u, value);
     else if (port & 1)
         write_data(u, value);
     else

@@ -23,6 +23,7 @@ struct pic_unit {
     uint8_t lowest; /* input of lowest priority */
     uint8_t init;   /* ICWs still to come: 0 none, else the number of the next (2-4) */
     uint8_t icw4;   /* ICW1 announced ICW4 */
+    uint8_t single; /* ICW1: no other controller, so no ICW3 */
     uint8_t auto_eoi;
     uint8_t rotate_on_auto_eoi;
     uint8_t special_mask;
