@@ -6,12 +6,14 @@
 #define PORT_SPEAKER 0x61
 #define PORT_CONTROL 0x43
 #define SPEAKER_GATE 0x01
-#define SPEAKER_MASK 0x03
+#define SPEAKER_MASK 0x0f  /* the NMI enables do nothing (ICH9 datasheet, 13.7.1) */
 #define REFRESH_NS   15085 /* port 0x61 bit 4 toggles with the memory refresh of old */
 
 static const struct state_field channel_fields[] = {
     STATE_U64(struct pit_channel, start_ns, 1, 0, "Time at which counting began"),
+    STATE_U64(struct pit_channel, held_ticks, 1, 0, "Ticks since then, while the gate is low"),
     STATE_U32(struct pit_channel, reload, 1, 65536, "Count that was loaded"),
+    STATE_U32(struct pit_channel, count, 1, 65536, "Count register"),
     STATE_U16(struct pit_channel, latch, 1, 0, "Latched count"),
     STATE_U8(struct pit_channel, latched, 1, 0, "Bytes of the latch still to be read"),
     STATE_U8(struct pit_channel, status, 1, 0, "Latched status"),
@@ -23,7 +25,9 @@ static const struct state_field channel_fields[] = {
     STATE_U8(struct pit_channel, write_half, 1, 0, "The second byte is to be written"),
     STATE_U8(struct pit_channel, read_half, 1, 0, "The second byte is to be read"),
     STATE_U8(struct pit_channel, gate, 1, 1, "Gate input"),
-    STATE_U8(struct pit_channel, armed, 1, 0, "Is counting"),
+    STATE_U8(struct pit_channel, written, 1, 0, "A count was written since the control word"),
+    STATE_U8(struct pit_channel, null, 1, 1, "Null count: it has not been loaded yet"),
+    STATE_U8(struct pit_channel, armed, 1, 0, "A count was loaded since the control word"),
     STATE_PAD(struct pit_channel, pad_),
 };
 static const struct state_table channel_table =
@@ -50,23 +54,42 @@ static uint64_t ns_of_ticks(uint64_t ticks)
     return (uint64_t)(((uint128)ticks * NS_PER_S + PIT_HZ - 1) / PIT_HZ);
 }
 
+/* Does a low gate stop the counter? In modes 1 and 5 it only triggers (table "Gate pin
+ * operations"). */
+static bool gate_counts(const struct pit_channel *c)
+{
+    return c->mode != 1 && c->mode != 5;
+}
+
+/* Ticks since the count was loaded. */
 static uint64_t elapsed(const struct pit *pit, const struct pit_channel *c)
 {
+    if (!c->armed)
+        return 0;
+    if (!c->gate && gate_counts(c))
+        return c->held_ticks;
     return ticks_of_ns(chip_clock_now(pit->clock) - c->start_ns);
 }
 
 /* --- what a counter shows --- */
 
+/* Ticks of the high half of mode 3: an odd count has the longer one. */
+static uint64_t high_half(uint64_t reload)
+{
+    return (reload + 1) / 2;
+}
+
 static bool output(const struct pit_channel *c, uint64_t t)
 {
     switch (c->mode) {
     case 0:
+        return c->armed && t >= c->reload;
     case 1:
-        return c->armed ? t >= c->reload : c->mode == 1;
+        return !c->armed || t >= c->reload;
     case 2:
-        return !c->armed || t % c->reload != c->reload - 1;
+        return !c->armed || !c->gate || t % c->reload != c->reload - 1;
     case 3:
-        return !c->armed || t % c->reload < (c->reload + 1) / 2;
+        return !c->armed || !c->gate || t % c->reload < high_half(c->reload);
     default: /* a strobe of one tick */
         return !c->armed || t != c->reload;
     }
@@ -81,22 +104,65 @@ static uint16_t to_bcd(uint32_t value)
 
 static uint16_t count_now(const struct pit *pit, const struct pit_channel *c)
 {
-    uint64_t t = c->armed ? elapsed(pit, c) : 0;
-    uint64_t modulus = c->bcd ? 10000 : 65536;
-    uint64_t count;
+    uint64_t t = elapsed(pit, c), modulus = c->bcd ? 10000 : 65536, count;
     switch (c->mode) {
     case 2:
         count = c->reload - t % c->reload;
         break;
-    case 3: /* counts by two, twice a period */
-        count = c->reload - 2 * t % c->reload;
-        count &= ~1ULL;
+    case 3: /* counts by two, in each half */
+        t %= c->reload;
+        if (t >= high_half(c->reload))
+            t -= high_half(c->reload);
+        count = (c->reload & ~1ULL) - 2 * t;
         break;
     default:
         count = (c->reload + modulus - t % modulus) % modulus;
         break;
     }
     return c->bcd ? to_bcd((uint32_t)count) : (uint16_t)count;
+}
+
+/* --- loading --- */
+
+static void start(struct pit *pit, struct pit_channel *c)
+{
+    c->reload = c->count;
+    c->start_ns = chip_clock_now(pit->clock);
+    c->held_ticks = 0;
+    c->null = 0;
+    c->armed = 1;
+}
+
+/* A running counter of modes 2 and 3 takes a new count when its period, or half period, ends. */
+static bool load_waits(const struct pit_channel *c)
+{
+    return c->armed && c->null && c->gate && (c->mode == 2 || c->mode == 3);
+}
+
+/* The tick after t at which it does. */
+static uint64_t load_tick(const struct pit_channel *c, uint64_t t)
+{
+    uint64_t period = t / c->reload * c->reload;
+    if (c->mode == 3 && t - period < high_half(c->reload))
+        return period + high_half(c->reload);
+    return period + c->reload;
+}
+
+/* Has the moment come? */
+static void settle(struct pit *pit, struct pit_channel *c)
+{
+    if (!load_waits(c))
+        return;
+    /* start_ns is that of the period in which the count was written. */
+    uint64_t at = load_tick(c, c->held_ticks), t = elapsed(pit, c);
+    if (t < at)
+        return;
+    bool low_half = c->mode == 3 && at < c->reload;
+    c->start_ns += ns_of_ticks(at);
+    c->reload = c->count;
+    if (low_half)
+        c->start_ns -= ns_of_ticks(high_half(c->reload));
+    c->null = 0;
 }
 
 /* The next tick after t at which the output rises, or CHIP_NEVER. */
@@ -117,7 +183,14 @@ static uint64_t next_rise(const struct pit_channel *c, uint64_t t)
 static void schedule(struct pit *pit)
 {
     const struct pit_channel *c = &pit->s.channel[0];
-    uint64_t next = c->armed ? next_rise(c, elapsed(pit, c)) : CHIP_NEVER;
+    uint64_t next = CHIP_NEVER, load;
+    if (c->armed)
+        next = next_rise(c, elapsed(pit, c));
+    pit->rise_due = true;
+    if (load_waits(c) && (load = load_tick(c, c->held_ticks)) < next) {
+        pit->rise_due = false;
+        next = load;
+    }
     chip_timer_start(&pit->timer,
                      next == CHIP_NEVER ? CHIP_NEVER : c->start_ns + ns_of_ticks(next));
 }
@@ -126,7 +199,7 @@ static void schedule(struct pit *pit)
 static void update_irq(struct pit *pit)
 {
     const struct pit_channel *c = &pit->s.channel[0];
-    pit->irq(pit->ctx, output(c, c->armed ? elapsed(pit, c) : 0));
+    pit->irq(pit->ctx, output(c, elapsed(pit, c)));
     schedule(pit);
 }
 
@@ -134,18 +207,15 @@ static void update_irq(struct pit *pit)
  * could wait for so short a time, and only the edge counts. */
 void pit_tick(struct pit *pit)
 {
-    pit->irq(pit->ctx, false);
-    pit->irq(pit->ctx, true);
+    settle(pit, &pit->s.channel[0]);
+    if (pit->rise_due) {
+        pit->irq(pit->ctx, false);
+        pit->irq(pit->ctx, true);
+    }
     schedule(pit);
 }
 
 /* --- ports --- */
-
-static void start(struct pit *pit, struct pit_channel *c)
-{
-    c->start_ns = chip_clock_now(pit->clock);
-    c->armed = 1;
-}
 
 static void load(struct pit *pit, struct pit_channel *c, uint16_t value)
 {
@@ -153,51 +223,60 @@ static void load(struct pit *pit, struct pit_channel *c, uint16_t value)
     if (c->bcd)
         count = (value & 15u) + (value >> 4 & 15u) * 10 + (value >> 8 & 15u) * 100 +
                 (value >> 12 & 15u) * 1000;
-    c->reload = count ? count : c->bcd ? 10000 : 65536;
-    if ((c->mode == 2 || c->mode == 3) && c->reload == 1)
-        c->reload = 2; /* not allowed in these modes */
+    c->count = count ? count : c->bcd ? 10000 : 65536;
+    if ((c->mode == 2 || c->mode == 3) && c->count == 1)
+        c->count = 2; /* not allowed in these modes */
+    c->written = 1;
+    c->null = 1;
     if (c->mode == 1 || c->mode == 5)
-        c->armed = 0; /* the gate's edge starts it */
-    else if (c->gate)
+        return; /* the gate's edge loads it */
+    if (!c->armed || c->mode == 0 || c->mode == 4) {
         start(pit, c);
-    if (c == &pit->s.channel[0])
-        update_irq(pit);
+        return;
+    }
+    if (!c->gate)
+        return;
+    /* From now on start_ns is that of the running period, and held_ticks where in it we are. */
+    uint64_t t = elapsed(pit, c);
+    c->start_ns += ns_of_ticks(t - t % c->reload);
+    c->held_ticks = t % c->reload;
 }
 
 static void write_count(struct pit *pit, struct pit_channel *c, uint8_t value)
 {
-    switch (c->access) {
-    case 1:
+    settle(pit, c);
+    if (c->access == 1) {
         load(pit, c, value);
-        break;
-    case 2:
+    } else if (c->access == 2) {
         load(pit, c, (uint16_t)(value << 8));
-        break;
-    default:
-        if (!c->write_half) {
-            c->write_low = value;
-        } else {
+    } else {
+        if (c->write_half)
             load(pit, c, (uint16_t)(c->write_low | value << 8));
-        }
+        else if (c->mode == 0)
+            c->armed = 0; /* the first byte stops the counter, with OUT low */
+        c->write_low = value;
         c->write_half = !c->write_half;
-        break;
     }
+    if (c == &pit->s.channel[0])
+        update_irq(pit);
 }
 
-static void latch_count(const struct pit *pit, struct pit_channel *c)
+static void latch_count(struct pit *pit, struct pit_channel *c)
 {
+    settle(pit, c);
     if (c->latched)
         return;
     c->latch = count_now(pit, c);
     c->latched = c->access == 3 ? 2 : 1;
 }
 
-static void latch_status(const struct pit *pit, struct pit_channel *c)
+static void latch_status(struct pit *pit, struct pit_channel *c)
 {
+    settle(pit, c);
     if (c->status_latched)
         return;
-    bool out = output(c, c->armed ? elapsed(pit, c) : 0);
-    c->status = (uint8_t)(out << 7 | !c->armed << 6 | c->access << 4 | c->mode << 1 | c->bcd);
+    bool out = output(c, elapsed(pit, c));
+    c->status = (uint8_t)(out << 7 | c->null << 6 | c->access << 4 | c->mode << 1 | c->bcd);
     c->status_latched = 1;
 }
 
@@ -225,20 +304,25 @@ static void write_control(struct pit *pit, uint8_t value)
     if (c->mode > 5)
         c->mode &= 3; /* 6 and 7 are 2 and 3 */
     c->bcd = value & 1;
-    c->armed = c->write_half = c->read_half = c->latched = c->status_latched = 0;
+    c->armed = c->written = c->write_half = c->read_half = c->latched = c->status_latched = 0;
+    c->null = 1;
     if (number == 0)
         update_irq(pit);
 }
 
-static uint8_t read_count(const struct pit *pit, struct pit_channel *c)
+static uint8_t read_count(struct pit *pit, struct pit_channel *c)
 {
     if (c->status_latched) {
         c->status_latched = 0;
         return c->status;
     }
-    uint16_t value = c->latched ? c->latch : count_now(pit, c);
-    if (c->latched)
+    if (c->latched) {
+        bool second = c->access == 2 || (c->access == 3 && c->latched == 1);
         c->latched--;
+        return (uint8_t)(second ? c->latch >> 8 : c->latch);
+    }
+    settle(pit, c);
+    uint16_t value = count_now(pit, c);
     bool high = c->access == 2;
     if (c->access == 3) {
         high = c->read_half;
@@ -252,17 +336,27 @@ static void write_speaker(struct pit *pit, uint8_t value)
     struct pit_channel *c = &pit->s.channel[2];
     bool gate = value & SPEAKER_GATE;
     pit->s.speaker = value & SPEAKER_MASK;
-    /* A rising gate starts modes 1 and 5, and starts 2 and 3 over; a low one stops 0, 2, 3, 4. */
-    if (gate && !c->gate)
-        start(pit, c);
-    c->gate = gate;
+    if (gate == c->gate)
+        return;
+    settle(pit, c);
+    if (!gate) {
+        c->held_ticks = elapsed(pit, c);
+        c->gate = 0;
+        return;
+    }
+    c->gate = 1;
+    if (c->mode == 0 || c->mode == 4)
+        c->start_ns = chip_clock_now(pit->clock) - ns_of_ticks(c->held_ticks);
+    else if (c->written)
+        start(pit, c); /* a trigger */
 }
 
-static uint8_t read_speaker(const struct pit *pit)
+static uint8_t read_speaker(struct pit *pit)
 {
-    const struct pit_channel *c = &pit->s.channel[2];
+    struct pit_channel *c = &pit->s.channel[2];
     uint64_t now = chip_clock_now(pit->clock);
-    bool out = output(c, c->armed && c->gate ? elapsed(pit, c) : 0);
+    settle(pit, c);
+    bool out = output(c, elapsed(pit, c));
     return (uint8_t)(pit->s.speaker | (now / REFRESH_NS & 1) << 4 | out << 5);
 }
 

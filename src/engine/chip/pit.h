@@ -16,8 +16,10 @@
 #include "state/state.h"
 
 struct pit_channel {
-    uint64_t start_ns; /* when the count was loaded, or the gate rose */
-    uint32_t reload;   /* 1 to 65536 (0 was written) */
+    uint64_t start_ns;   /* when the count was loaded into the counting element */
+    uint64_t held_ticks; /* ticks since then, while the gate stops the counter */
+    uint32_t reload;     /* in the counting element: 1 to 65536 (0 was written) */
+    uint32_t count;      /* in the count register, to be loaded next */
     uint16_t latch;
     uint8_t latched; /* bytes of the latch still to read: 0, 1, 2 */
     uint8_t status;
@@ -29,13 +31,15 @@ struct pit_channel {
     uint8_t write_half;
     uint8_t read_half;
     uint8_t gate;
-    uint8_t armed; /* counting: a count was loaded (modes 1, 5: and the gate has risen) */
-    uint8_t pad_[5];
+    uint8_t written; /* the count register has a count since the control word */
+    uint8_t null;    /* NULL COUNT: it is not in the counting element yet */
+    uint8_t armed;   /* the counting element has a count since the control word */
+    uint8_t pad_[1];
 };
 
 struct pit_state {
     struct pit_channel channel[3];
-    uint8_t speaker;   /* port 0x61, bits 0 and 1 */
+    uint8_t speaker;   /* port 0x61, bits 0 to 3 */
     uint8_t connected; /* counter 0 drives IRQ 0 */
     uint8_t pad_[6];
 };
@@ -45,7 +49,8 @@ extern const struct state_table pit_table;
 struct pit {
     struct pit_state s;
     struct chip_clock *clock;
-    struct chip_timer timer; /* the next change of counter 0's output */
+    struct chip_timer timer; /* the next rise of counter 0's output, or load of a new count */
+    bool rise_due;           /* which of them */
     void (*irq)(void *ctx, bool level);
     void *ctx;
 };
