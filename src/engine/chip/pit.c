@@ -6,6 +6,8 @@
 #define PORT_SPEAKER 0x61
 #define PORT_CONTROL 0x43
 #define SPEAKER_GATE 0x01
+/* Counter 0 interrupts no more often than that: the host has other things to do. */
+#define IRQ_MIN_NS   20000ULL
 #define SPEAKER_MASK 0x0f  /* the NMI enables do nothing (ICH9 datasheet, 13.7.1) */
 #define REFRESH_NS   15085 /* port 0x61 bit 4 toggles with the memory refresh of old */
 
@@ -191,8 +193,11 @@ static void schedule(struct pit *pit)
         pit->rise_due = false;
         next = load;
     }
-    chip_timer_start(&pit->timer,
-                     next == CHIP_NEVER ? CHIP_NEVER : c->start_ns + ns_of_ticks(next));
+    uint64_t deadline = next == CHIP_NEVER ? CHIP_NEVER : c->start_ns + ns_of_ticks(next);
+    if (next != CHIP_NEVER && pit->rise_due && ns_of_ticks(c->reload) < IRQ_MIN_NS &&
+        (c->mode == 2 || c->mode == 3))
+        deadline = chip_clock_now(pit->clock) + IRQ_MIN_NS;
+    chip_timer_start(&pit->timer, deadline);
 }
 
 /* Counter 0 was programmed: drive IRQ 0. */
