@@ -2,6 +2,7 @@
 #include "engine/chip/ioapic.h"
 
 #define ENTRY_VECTOR     0xffULL
+#define ENTRY_DELIVERY   0x600ULL /* 0: fixed or lowest priority, which end with an EOI */
 #define ENTRY_LOGICAL    (1ULL << 11)
 #define ENTRY_REMOTE_IRR (1ULL << 14)
 #define ENTRY_LEVEL      (1ULL << 15)
@@ -16,7 +17,6 @@ static const struct state_field ioapic_fields[] = {
     STATE_U64(struct ioapic_state, entry, 1, ENTRY_MASKED, "Redirection table"),
     STATE_U32(struct ioapic_state, id, 1, 0, "IOAPICID"),
     STATE_U32(struct ioapic_state, level, 1, 0, "Levels of the inputs"),
-    STATE_U32(struct ioapic_state, pending, 1, 0, "Edges that came while masked"),
     STATE_U8(struct ioapic_state, index, 1, 0, "IOREGSEL"),
     STATE_PAD(struct ioapic_state, pad_),
 };
@@ -24,32 +24,24 @@ const struct state_table ioapic_table =
     STATE_TABLE("ioapic", struct ioapic_state, 1, ioapic_fields);
 
 /* The message that the entry stands for (SDM vol. 3, 10.11). */
-static void send(struct ioapic *ioapic, uint64_t entry)
+static bool send(struct ioapic *ioapic, uint64_t entry)
 {
     uint64_t addr = 0xfee00000ULL | (entry >> 56) << 12 | (entry & ENTRY_LOGICAL ? 4 : 0);
     bool level = entry & ENTRY_LEVEL;
     uint32_t data = (uint32_t)(entry & 0x7ff) | (level ? 1u << 15 | 1u << 14 : 0);
-    ioapic->send(ioapic->ctx, addr, data);
+    return ioapic->send(ioapic->ctx, addr, data);
 }
 
-/* Deliver what the pin asks for, if it may be. */
-static void service(struct ioapic *ioapic, unsigned pin)
+/* Deliver the level of a pin, unless it has been accepted and not ended yet. Without anybody to
+ * accept it, no EOI will come: then it is sent again with the next change. */
+static void service_level(struct ioapic *ioapic, unsigned pin)
 {
-    struct ioapic_state *s = &ioapic->s;
-    uint64_t *entry = &s->entry[pin];
-    uint32_t bit = 1u << pin;
-    if (*entry & ENTRY_MASKED)
+    uint64_t *entry = &ioapic->s.entry[pin], sent = *entry;
+    if (sent & ENTRY_MASKED || !(sent & ENTRY_LEVEL) || sent & ENTRY_REMOTE_IRR ||
+        !(ioapic->s.level >> pin & 1))
         return;
-    if (*entry & ENTRY_LEVEL) {
-        if (!(s->level & bit) || *entry & ENTRY_REMOTE_IRR)
-            return;
+    if (send(ioapic, sent) && !(sent & ENTRY_DELIVERY))
         *entry |= ENTRY_REMOTE_IRR;
-    } else {
-        if (!(s->pending & bit))
-            return;
-        s->pending &= ~bit;
-    }
-    send(ioapic, *entry);
 }
 
 void ioapic_reset(struct ioapic *ioapic)
@@ -61,15 +53,14 @@ void ioapic_set(struct ioapic *ioapic, unsigned pin, bool level)
 {
     struct ioapic_state *s = &ioapic->s;
     uint32_t bit = 1u << pin;
+    uint64_t entry = s->entry[pin];
     /* The inputs are active high here, whatever polarity the guest has been told of. */
     bool was = s->level & bit;
     s->level = level ? s->level | bit : s->level & ~bit;
-    if (level && !was && !(s->entry[pin] & ENTRY_LEVEL))
-        s->pending |= bit;
-    service(ioapic, pin);
-    /* An edge while masked is lost, as KVM's and the 82093AA's are. */
-    if (s->entry[pin] & ENTRY_MASKED)
-        s->pending &= ~bit;
+    if (entry & ENTRY_LEVEL)
+        service_level(ioapic, pin);
+    else if (level && !was && !(entry & ENTRY_MASKED))
+        send(ioapic, entry); /* an edge on a masked pin is lost (82093AA, 3.2.4) */
 }
 
 void ioapic_eoi(struct ioapic *ioapic, uint8_t vector)
@@ -80,7 +71,7 @@ void ioapic_eoi(struct ioapic *ioapic, uint8_t vector)
             !(*entry & ENTRY_REMOTE_IRR))
             continue;
         *entry &= ~ENTRY_REMOTE_IRR;
-        service(ioapic, pin);
+        service_level(ioapic, pin);
     }
 }
 
@@ -94,7 +85,7 @@ static void write_entry(struct ioapic *ioapic, unsigned pin, bool high, uint32_t
     /* Software that has no EOI register makes an entry edge triggered to clear remote IRR. */
     if (!(*entry & ENTRY_LEVEL))
         *entry &= ~ENTRY_REMOTE_IRR;
-    service(ioapic, pin);
+    service_level(ioapic, pin);
 }
 
 uint32_t ioapic_read(struct ioapic *ioapic, uint32_t offset)

@@ -18,18 +18,17 @@
 struct ioapic_state {
     uint64_t entry[IOAPIC_PINS]; /* redirection table */
     uint32_t id;
-    uint32_t level;   /* inputs */
-    uint32_t pending; /* edges not delivered yet, since masked */
-    uint8_t index;    /* IOREGSEL */
-    uint8_t pad_[3];
+    uint32_t level; /* inputs */
+    uint8_t index;  /* IOREGSEL */
+    uint8_t pad_[7];
 };
 
 extern const struct state_table ioapic_table;
 
 struct ioapic {
     struct ioapic_state s;
-    /* Send an interrupt message to the local APICs. */
-    void (*send)(void *ctx, uint64_t addr, uint32_t data);
+    /* Send an interrupt message to the local APICs: has one of them accepted it? */
+    bool (*send)(void *ctx, uint64_t addr, uint32_t data);
     void *ctx;
 };
 

@@ -92,6 +92,9 @@ static bool is_broadcast(const struct ipi *ipi)
 
 static bool is_target(const struct lapic *l, const struct ipi *ipi, unsigned source)
 {
+    /* Switched off in IA32_APIC_BASE it is not on the bus (SDM vol. 3, 10.4.3). */
+    if (!lapic_is_enabled(l))
+        return false;
     switch (ipi->shorthand) {
     case 1:
         return l->cpu == source;
@@ -110,33 +113,34 @@ static bool is_target(const struct lapic *l, const struct ipi *ipi, unsigned sou
     return id == ipi->destination;
 }
 
-static void deliver(struct irqchip *chip, struct lapic *l, const struct ipi *ipi)
+/* True: it has been accepted. */
+static bool deliver(struct irqchip *chip, struct lapic *l, const struct ipi *ipi)
 {
     const struct irqchip_upcalls *up = chip->config.upcalls;
     switch (ipi->delivery) {
     case DELIVERY_FIXED:
     case DELIVERY_LOWEST:
-        lapic_post(l, ipi->vector, ipi->level);
-        break;
+        return lapic_post(l, ipi->vector, ipi->level);
     case DELIVERY_NMI:
         up->nmi(chip->config.ctx, l->cpu);
-        break;
+        return true;
     case DELIVERY_INIT:
         /* The de-assertion only synchronises arbitration IDs of long ago. */
         if (!ipi->level || ipi->assert_level)
             up->init(chip->config.ctx, l->cpu);
-        break;
+        return true;
     case DELIVERY_SIPI:
         up->sipi(chip->config.ctx, l->cpu, ipi->vector);
-        break;
+        return true;
     case DELIVERY_EXTINT:
         up->wake(chip->config.ctx, l->cpu);
-        break;
+        return true;
     default: /* SMI, and what is reserved */
-        break;
+        return true;
     }
 }
 
+/* How many have accepted it. */
 static unsigned send(struct irqchip *chip, const struct ipi *ipi, unsigned source)
 {
     struct lapic *lowest = NULL;
@@ -145,16 +149,13 @@ static unsigned send(struct irqchip *chip, const struct ipi *ipi, unsigned sourc
         struct lapic *l = &chip->lapics[i];
         if (!is_target(l, ipi, source))
             continue;
-        count++;
         if (ipi->delivery != DELIVERY_LOWEST)
-            deliver(chip, l, ipi);
+            count += deliver(chip, l, ipi);
         else if (lapic_load(&l->s.svr) >> 8 & 1 &&
                  (!lowest || lapic_priority(l) < lapic_priority(lowest)))
             lowest = l;
     }
-    if (lowest)
-        deliver(chip, lowest, ipi);
-    return count;
+    return lowest ? deliver(chip, lowest, ipi) : count;
 }
 
 void irqchip_send_to(struct irqchip *chip, unsigned cpu, const struct ipi *ipi)
@@ -187,9 +188,9 @@ int irqchip_msi_send(struct irqchip *chip, uint64_t addr, uint32_t data)
     return send(chip, &ipi, UINT32_MAX) > 0 ? 0 : -ENOENT;
 }
 
-static void ioapic_message(void *ctx, uint64_t addr, uint32_t data)
+static bool ioapic_message(void *ctx, uint64_t addr, uint32_t data)
 {
-    irqchip_msi_send(ctx, addr, data);
+    return irqchip_msi_send(ctx, addr, data) == 0;
 }
 
 /* --- lines --- */

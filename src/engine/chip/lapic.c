@@ -23,6 +23,12 @@
 #define BASE_RESERVED   (~0x0000ffffffffffffULL | 0x2ffULL)
 /* The timer counts nanoseconds, divided. */
 #define BUS_HZ 1000000000ULL
+/* Shorter periods are served no more often than that. */
+#define PERIOD_MIN_NS 50000ULL
+/* Delivery status is read-only, the rest reserved (figures 10-12 and 10-28). */
+#define ICR_WRITABLE  0xccfffULL
+#define ICR_RESERVED  0xfff32000ULL
+#define DELIVERY_INIT 5u
 
 enum reg {
     REG_ID = 0x020,
@@ -145,21 +151,22 @@ int lapic_take(struct lapic *l)
     return vector;
 }
 
+/* [any] */
 static void error(struct lapic *l, uint32_t bits)
 {
     __atomic_fetch_or(&l->s.esr_pending, bits, __ATOMIC_RELAXED);
-    uint32_t lvt = l->s.lvt[LVT_ERROR];
+    uint32_t lvt = lapic_load(&l->s.lvt[LVT_ERROR]);
     if (!(lvt & LVT_MASKED) && (lvt & 0xff) >= 16)
         lapic_post(l, (uint8_t)lvt, false);
 }
 
-void lapic_post(struct lapic *l, uint8_t vector, bool level)
+bool lapic_post(struct lapic *l, uint8_t vector, bool level)
 {
     if (!is_on(l))
-        return;
+        return false;
     if (vector < 16) {
-        __atomic_fetch_or(&l->s.esr_pending, ESR_RECEIVE, __ATOMIC_RELAXED);
-        return;
+        error(l, ESR_RECEIVE);
+        return true;
     }
     if (level)
         bit_set(l->s.tmr, vector);
@@ -167,6 +174,7 @@ void lapic_post(struct lapic *l, uint8_t vector, bool level)
         bit_clear(l->s.tmr, vector);
     bit_set(l->s.irr, vector);
     irqchip_wake(l->chip, l->cpu);
+    return true;
 }
 
 static void end_of_interrupt(struct lapic *l)
@@ -206,6 +214,13 @@ static uint64_t count_ns(const struct lapic *l, uint64_t count)
     return count * divisor(l) * (1000000000ULL / BUS_HZ);
 }
 
+static bool timer_counts(const struct lapic *l)
+{
+    return l->s.timer_initial && l->s.timer_start_ns != CHIP_NEVER &&
+           TIMER_MODE(l->s.lvt[LVT_TIMER]) != TIMER_DEADLINE;
+}
+
+/* Lock held. */
 static void timer_arm(struct lapic *l)
 {
     uint32_t lvt = l->s.lvt[LVT_TIMER];
@@ -213,9 +228,13 @@ static void timer_arm(struct lapic *l)
     if (TIMER_MODE(lvt) == TIMER_DEADLINE) {
         if (l->s.tsc_deadline)
             deadline = irqchip_ns_at_tsc(l->chip, l->cpu, l->s.tsc_deadline);
-    } else if (l->s.timer_initial) {
-        deadline = l->s.timer_start_ns + count_ns(l, l->s.timer_initial);
+    } else if (timer_counts(l)) {
+        uint64_t period = count_ns(l, l->s.timer_initial);
+        deadline = l->s.timer_start_ns + period;
+        if (TIMER_MODE(lvt) == TIMER_PERIODIC && period < PERIOD_MIN_NS)
+            deadline = chip_clock_now(l->timer.clock) + PERIOD_MIN_NS;
     }
+    l->timer_deadline_ns = deadline;
     chip_timer_start(&l->timer, deadline);
 }
 
@@ -225,6 +244,13 @@ static void timer_fire(void *ctx)
     pthread_mutex_lock(&l->lock);
     uint32_t lvt = l->s.lvt[LVT_TIMER];
     uint64_t now = chip_clock_now(l->timer.clock);
+    /* The guest has set or stopped it anew while this was on its way. */
+    bool stale = now < l->timer_deadline_ns;
+    if (stale) {
+        pthread_mutex_unlock(&l->lock);
+        return;
+    }
+    l->timer_deadline_ns = CHIP_NEVER;
     switch (TIMER_MODE(lvt)) {
     case TIMER_DEADLINE:
         l->s.tsc_deadline = 0;
@@ -232,13 +258,14 @@ static void timer_fire(void *ctx)
     case TIMER_PERIODIC: {
         /* Periods that went by unseen are not made up for. */
         uint64_t period = count_ns(l, l->s.timer_initial);
-        if (period > 0) {
+        if (timer_counts(l)) {
             l->s.timer_start_ns += (now - l->s.timer_start_ns) / period * period;
             timer_arm(l);
         }
         break;
     }
     default:
+        l->s.timer_start_ns = CHIP_NEVER;
         break;
     }
     pthread_mutex_unlock(&l->lock);
@@ -249,12 +276,26 @@ static void timer_fire(void *ctx)
 static uint32_t timer_current(const struct lapic *l)
 {
     uint64_t period = count_ns(l, l->s.timer_initial);
-    if (period == 0 || TIMER_MODE(l->s.lvt[LVT_TIMER]) == TIMER_DEADLINE)
+    if (!timer_counts(l))
         return 0;
     uint64_t gone = chip_clock_now(l->timer.clock) - l->s.timer_start_ns;
     if (TIMER_MODE(l->s.lvt[LVT_TIMER]) == TIMER_PERIODIC)
         gone %= period;
-    return gone >= period ? 0 : (uint32_t)((period - gone) / count_ns(l, 1));
+    return gone >= period ? 0 : l->s.timer_initial - (uint32_t)(gone / count_ns(l, 1));
+}
+
+/* The count goes on from where it is, at the new rate. */
+static void write_divide(struct lapic *l, uint32_t value)
+{
+    uint32_t current = timer_current(l);
+    if (l->s.timer_divide == value)
+        return;
+    l->s.timer_divide = value;
+    if (current == 0)
+        return;
+    l->s.timer_start_ns =
+        chip_clock_now(l->timer.clock) - count_ns(l, l->s.timer_initial - current);
+    timer_arm(l);
 }
 
 static void timer_load(struct lapic *l, uint32_t value)
@@ -324,15 +365,14 @@ static void send_icr(struct lapic *l, uint64_t icr)
         .delivery = icr >> 8 & 7,
         .logical = icr >> 11 & 1,
         .assert_level = icr >> 14 & 1,
-        .level = icr >> 15 & 1,
+        /* Other IPIs are edges, whatever it says (table 10-1 and 10.6.1). */
+        .level = (icr >> 8 & 7) == DELIVERY_INIT && icr >> 15 & 1,
         .shorthand = icr >> 18 & 3,
         .destination = lapic_is_x2apic(l) ? (uint32_t)(icr >> 32) : (uint32_t)(icr >> 56),
         .x2apic = lapic_is_x2apic(l),
     };
     if (ipi.delivery <= 1 && ipi.vector < 16) {
-        pthread_mutex_lock(&l->lock);
         error(l, ESR_SEND);
-        pthread_mutex_unlock(&l->lock);
         return;
     }
     irqchip_send_ipi(l->chip, &ipi, l->cpu);
@@ -379,7 +419,7 @@ static uint32_t read_locked(struct lapic *l, uint32_t offset)
     case REG_APR:
         return 0;
     default:
-        __atomic_fetch_or(&l->s.esr_pending, ESR_REGISTER, __ATOMIC_RELAXED);
+        error(l, ESR_REGISTER);
         return 0;
     }
 }
@@ -424,7 +464,7 @@ static bool write_locked(struct lapic *l, uint32_t offset, uint32_t value)
         l->s.esr = __atomic_exchange_n(&l->s.esr_pending, 0, __ATOMIC_RELAXED);
         break;
     case REG_ICR_LOW:
-        l->s.icr = (l->s.icr & ~0xffffffffULL) | (value & 0xcdfff);
+        l->s.icr = (l->s.icr & ~0xffffffffULL) | (value & ICR_WRITABLE);
         return true;
     case REG_ICR_HIGH:
         l->s.icr = (l->s.icr & 0xffffffff) | (uint64_t)(value & 0xff000000) << 32;
@@ -433,8 +473,7 @@ static bool write_locked(struct lapic *l, uint32_t offset, uint32_t value)
         timer_load(l, value);
         break;
     case REG_TIMER_DIVIDE:
-        l->s.timer_divide = value & 0xb;
-        timer_arm(l);
+        write_divide(l, value & 0xb);
         break;
     case REG_VERSION:
     case REG_APR:
@@ -442,7 +481,7 @@ static bool write_locked(struct lapic *l, uint32_t offset, uint32_t value)
     case REG_TIMER_CURRENT:
         break;
     default:
-        __atomic_fetch_or(&l->s.esr_pending, ESR_REGISTER, __ATOMIC_RELAXED);
+        error(l, ESR_REGISTER);
         break;
     }
     return false;
@@ -520,7 +559,9 @@ static bool x2apic_writable(uint32_t offset, uint64_t value)
 bool lapic_msr_read(struct lapic *l, uint32_t index, uint64_t *value)
 {
     if (index == MSR_TSC_DEADLINE) {
+        pthread_mutex_lock(&l->lock);
         *value = l->s.tsc_deadline;
+        pthread_mutex_unlock(&l->lock);
         return true;
     }
     if (!lapic_is_x2apic(l))
@@ -547,8 +588,10 @@ bool lapic_msr_write(struct lapic *l, uint32_t index, uint64_t value)
     if (!lapic_is_x2apic(l))
         return false;
     if (index == MSR_ICR) {
+        if (value & ICR_RESERVED)
+            return false;
         pthread_mutex_lock(&l->lock);
-        l->s.icr = value & 0xffffffff000cdfffULL;
+        l->s.icr = value & (0xffffffff00000000ULL | ICR_WRITABLE);
         uint64_t icr = l->s.icr;
         pthread_mutex_unlock(&l->lock);
         send_icr(l, icr);
@@ -557,7 +600,10 @@ bool lapic_msr_write(struct lapic *l, uint32_t index, uint64_t value)
     if (index == MSR_SELF_IPI) {
         if (value >> 8)
             return false;
-        lapic_post(l, (uint8_t)value, false);
+        if (value < 16)
+            error(l, ESR_SEND);
+        else
+            lapic_post(l, (uint8_t)value, false);
         return true;
     }
     uint32_t offset = (index - MSR_X2APIC) * 16;
@@ -603,7 +649,7 @@ void lapic_reset(struct lapic *l, bool init)
     struct lapic_state fresh;
     chip_timer_start(&l->timer, CHIP_NEVER);
     state_reset(&lapic_table, &fresh);
-    fresh.id = l->cpu << 24;
+    fresh.id = init ? lapic_load(&l->s.id) : l->cpu << 24;
     /* The virtual wire that firmware would set up, and a guest without firmware counts on. */
     if (l->cpu == 0)
         fresh.lvt[LVT_LINT0] = DELIVERY_EXTINT << 8;
@@ -612,6 +658,7 @@ void lapic_reset(struct lapic *l, bool init)
     else if (l->cpu == 0)
         fresh.apic_base |= BASE_BSP;
     pthread_mutex_lock(&l->lock);
+    l->timer_deadline_ns = CHIP_NEVER;
     publish(&l->s, &fresh);
     __atomic_store_n(&l->highest_isr, 0, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&l->lock);

@@ -33,7 +33,7 @@ enum lapic_lvt {
 struct lapic_state {
     uint64_t apic_base; /* IA32_APIC_BASE */
     uint64_t icr;
-    uint64_t timer_start_ns; /* when the current count was loaded */
+    uint64_t timer_start_ns; /* when the current count was loaded; CHIP_NEVER: it has expired */
     uint64_t tsc_deadline;   /* IA32_TSC_DEADLINE, 0: off */
     uint32_t irr[8];         /* atomic */
     uint32_t tmr[8];         /* atomic */
@@ -52,7 +52,8 @@ struct lapic {
     unsigned cpu;
     pthread_mutex_t lock;
     struct chip_timer timer;
-    uint8_t highest_isr; /* vector, 0: none; the vCPU's */
+    uint64_t timer_deadline_ns; /* what it waits for: one that fires before is of the past */
+    uint8_t highest_isr;        /* vector, 0: none; the vCPU's */
 };
 
 void lapic_init(struct lapic *lapic, struct irqchip *chip, unsigned cpu, struct chip_clock *clock);
@@ -81,8 +82,8 @@ static inline bool lapic_is_x2apic(const struct lapic *lapic)
     return (lapic_base(lapic) >> 10 & 3) == 3;
 }
 
-/* [any] A fixed interrupt. */
-void lapic_post(struct lapic *lapic, uint8_t vector, bool level);
+/* [any] A fixed interrupt; false: an APIC that is off does not accept it. */
+bool lapic_post(struct lapic *lapic, uint8_t vector, bool level);
 /* Would one be taken, and which? -1: none. */
 int lapic_pending(struct lapic *lapic);
 /* Move the pending one into service. */
