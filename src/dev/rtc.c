@@ -34,7 +34,7 @@
 
 #define A_UIP            0x80u
 #define A_DIVIDER        0x70u
-#define A_DIVIDER_32K    0x20u
+#define A_DIVIDER_32K    0x20u /* others: held in reset, or wrong for the crystal */
 #define A_RATE           0x0fu
 #define A_RESET          0x26u /* 32.768 kHz, periodic rate 1024 Hz */
 
@@ -60,16 +60,19 @@
 /* UIP goes up 244 us before an update, which takes 1,984 us; ours takes place at its end. */
 #define UIP_NS      2228000u
 #define DAY_SECONDS 86400u
+/* The first update after the divider's reset (MC146818A, "Divider control"). */
+#define DIVIDER_START_NS (NS_PER_SEC / 2)
+#define CRYSTAL_HZ       32768u
 
-#define TIME_MAX_S  9000000000 /* the year 2255 */
+#define TIME_MAX_S       9000000000 /* the year 2255 */
 
-#define CMOS_BYTES  128u
+#define CMOS_BYTES       128u
 
 struct rtc_state {
     uint8_t index;
     uint8_t pad_[7];
     uint8_t cmos[CMOS_BYTES];
-    uint64_t offset_s;
+    uint64_t offset_ns;
     uint64_t seen_ns;
 };
 
@@ -77,7 +80,7 @@ static const struct state_field rtc_fields[] = {
     STATE_U8(struct rtc_state, index, 1, 0, "Index register (port 0x70)"),
     STATE_PAD(struct rtc_state, pad_),
     STATE_U8(struct rtc_state, cmos, 1, 0, "Registers and CMOS RAM; the time while it is set"),
-    STATE_U64(struct rtc_state, offset_s, 1, 0, "Guest's clock less UTC, in seconds"),
+    STATE_U64(struct rtc_state, offset_ns, 1, 0, "Guest's clock less UTC, in nanoseconds"),
     STATE_U64(struct rtc_state, seen_ns, 1, 0, "Guest's clock when the flags were last right"),
 };
 const struct state_table rtc_state_table = STATE_TABLE("mc146818", struct rtc_state, 1, rtc_fields);
@@ -100,15 +103,24 @@ struct rtc {
 /* The guest's clock: nanoseconds since 1970. */
 static uint64_t guest_ns(const struct rtc *rtc)
 {
-    return device_date_ns(&rtc->dev) + rtc->state.offset_s * NS_PER_SEC;
+    return device_date_ns(&rtc->dev) + rtc->state.offset_ns;
+}
+
+static void set_guest_ns(struct rtc *rtc, uint64_t ns)
+{
+    rtc->state.offset_ns = ns - device_date_ns(&rtc->dev);
+    rtc->state.seen_ns = ns;
+}
+
+static bool divider_runs(const struct rtc *rtc)
+{
+    return (rtc->state.cmos[REG_A] & A_DIVIDER) == A_DIVIDER_32K;
 }
 
 /* Does the clock advance? Not while it is set or the divider is held in reset. */
 static bool clock_runs(const struct rtc *rtc)
 {
-    const uint8_t *cmos = rtc->state.cmos;
-
-    return !(cmos[REG_B] & B_SET) && (cmos[REG_A] & A_DIVIDER) == A_DIVIDER_32K;
+    return !(rtc->state.cmos[REG_B] & B_SET) && divider_runs(rtc);
 }
 
 static uint8_t encode(const struct rtc *rtc, unsigned value)
@@ -160,7 +172,8 @@ static void time_latch(struct rtc *rtc)
     cmos[REG_CENTURY] = encode(rtc, (unsigned)(tm.tm_year + 1900) / 100);
 }
 
-/* Run on from what the registers say. Nonsense is normalised, as by timegm(). */
+/* Run on from what the registers say. Nonsense is normalised, as by timegm(). The divider does not
+ * notice: the next update is when it would have been. */
 static void time_apply(struct rtc *rtc)
 {
     const uint8_t *cmos = rtc->state.cmos;
@@ -179,22 +192,31 @@ static void time_apply(struct rtc *rtc)
         wanted = 0;
     if (wanted > TIME_MAX_S)
         wanted = TIME_MAX_S;
-    rtc->state.offset_s = (uint64_t)wanted - device_date_ns(&rtc->dev) / NS_PER_SEC;
-    rtc->state.seen_ns = guest_ns(rtc);
+    set_guest_ns(rtc, (uint64_t)wanted * NS_PER_SEC + guest_ns(rtc) % NS_PER_SEC);
 }
 
 /* --- flags and interrupt --- */
 
-/* Nanoseconds between periodic interrupts; 0: none (MC146818A, table 5). */
-static uint64_t periodic_ns(const struct rtc *rtc)
+/* Is there a periodic interrupt, and of how many oscillations (a power of two: MC146818A, table 5)?
+ */
+static bool periodic_shift(const struct rtc *rtc, unsigned *shift)
 {
     unsigned rate = rtc->state.cmos[REG_A] & A_RATE;
 
-    if (rate == 0 || (rtc->state.cmos[REG_A] & A_DIVIDER) != A_DIVIDER_32K)
-        return 0;
-    if (rate <= 2)
-        rate += 7;
-    return (NS_PER_SEC << (rate - 1)) / 32768;
+    *shift = rate <= 2 ? rate + 6 : rate - 1;
+    return rate != 0 && divider_runs(rtc);
+}
+
+/* Oscillations by then, and the first nanosecond of one. */
+static uint64_t oscillations(uint64_t ns)
+{
+    return ns / NS_PER_SEC * CRYSTAL_HZ + ns % NS_PER_SEC * CRYSTAL_HZ / NS_PER_SEC;
+}
+
+static uint64_t oscillation_ns(uint64_t n)
+{
+    return n / CRYSTAL_HZ * NS_PER_SEC +
+           (n % CRYSTAL_HZ * NS_PER_SEC + CRYSTAL_HZ - 1) / CRYSTAL_HZ;
 }
 
 static bool alarm_field(unsigned value, uint8_t alarm, unsigned decoded)
@@ -233,12 +255,13 @@ static bool alarm_next(const struct rtc *rtc, uint64_t from, uint64_t *when)
 static void flags_catch_up(struct rtc *rtc)
 {
     uint8_t *cmos = rtc->state.cmos;
-    uint64_t now = guest_ns(rtc), seen = rtc->state.seen_ns, period = periodic_ns(rtc), when;
+    uint64_t now = guest_ns(rtc), seen = rtc->state.seen_ns, when;
+    unsigned shift;
 
     rtc->state.seen_ns = now;
     if (now <= seen) /* the host's clock was set back */
         return;
-    if (period && now / period != seen / period)
+    if (periodic_shift(rtc, &shift) && oscillations(now) >> shift != oscillations(seen) >> shift)
         cmos[REG_C] |= C_PF;
     if (!clock_runs(rtc) || now / NS_PER_SEC == seen / NS_PER_SEC)
         return;
@@ -253,10 +276,11 @@ static void rtc_schedule(struct rtc *rtc)
 {
     const uint8_t *cmos = rtc->state.cmos;
     uint8_t waiting = cmos[REG_B] & (uint8_t)~cmos[REG_C];
-    uint64_t seen = rtc->state.seen_ns, period = periodic_ns(rtc), next = UINT64_MAX, when;
+    uint64_t seen = rtc->state.seen_ns, next = UINT64_MAX, when;
+    unsigned shift;
 
-    if ((waiting & B_PIE) && period)
-        next = (seen / period + 1) * period;
+    if (periodic_shift(rtc, &shift) && (waiting & B_PIE))
+        next = oscillation_ns(((oscillations(seen) >> shift) + 1) << shift);
     if ((waiting & B_UIE) && clock_runs(rtc) && (seen / NS_PER_SEC + 1) * NS_PER_SEC < next)
         next = (seen / NS_PER_SEC + 1) * NS_PER_SEC;
     if ((waiting & B_AIE) && clock_runs(rtc) && alarm_next(rtc, seen / NS_PER_SEC + 1, &when) &&
@@ -328,11 +352,14 @@ static uint8_t register_read(struct rtc *rtc, unsigned index)
 /* The clock stops with the time in its registers, and goes on with what they say then. */
 static void control_write(struct rtc *rtc, unsigned index, uint8_t value)
 {
-    bool ran = clock_runs(rtc);
+    bool ran = clock_runs(rtc), divided = divider_runs(rtc);
+    uint64_t now = guest_ns(rtc);
 
     if (ran)
         time_latch(rtc);
     rtc->state.cmos[index] = value;
+    if (!divided && divider_runs(rtc))
+        set_guest_ns(rtc, now - now % NS_PER_SEC + DIVIDER_START_NS);
     if (!ran && clock_runs(rtc))
         time_apply(rtc);
 }

@@ -109,6 +109,38 @@ static void test_time(struct test_machine *machine, struct device *dev)
     is_int(get(machine, 0x0b), 0x02, "by all");
 }
 
+/* As Linux sets the clock: the first update is half a second after the divider starts. */
+static void test_divider(struct test_machine *machine)
+{
+    const uint8_t evening[7] = {0x10, 0x30, 0x23, 0x28, 0x02, 0x24, 0x20};
+    uint64_t start, passed;
+    time_t guest;
+
+    set(machine, 0x0b, 0x82);
+    set(machine, 0x0a, 0x66);
+    write_bcd(machine, evening);
+    get(machine, 0x0c);
+    test_run(machine, 1050);
+    is_int(read_bcd(machine), 1709163010, "a divider held in reset stops the clock");
+    is_int(get(machine, 0x0a), 0x66, "without an update");
+    is_int(get(machine, 0x0c), 0, "or a periodic interrupt");
+    set(machine, 0x0b, 0x12);
+    start = clock_now_ns();
+    set(machine, 0x0a, 0x26);
+    while (!irq(machine) && clock_now_ns() - start < 2 * NS_PER_SEC)
+        test_run(machine, 1);
+    passed = clock_now_ns() - start;
+    ok(passed >= 499 * NS_PER_MS && passed < 990 * NS_PER_MS,
+       "started, it updates in half a second");
+    guest = read_bcd(machine);
+    ok(guest >= 1709163011 && guest <= 1709163012, "to the next second");
+    is_int(get(machine, 0x0c) & 0xd0, 0xd0, "with its interrupt");
+    set(machine, 0x0b, 0x82);
+    test_run(machine, 20);
+    is_int(get(machine, 0x0c) & 0x40, 0x40, "SET does not stop the periodic one");
+    set(machine, 0x0b, 0x02);
+}
+
 static void test_update_in_progress(struct test_machine *machine)
 {
     unsigned seen = 0, clean = 0;
@@ -207,6 +239,7 @@ int main(void)
     test_table(&rtc_state_table);
     is_int(rtc_new(&dev, &machine.env, &err), 0, "rtc_new()");
     test_time(&machine, dev);
+    test_divider(&machine);
     test_update_in_progress(&machine);
     rtc_on_alarm(dev, count, &alarms);
     test_interrupts(&machine, &alarms);
