@@ -268,9 +268,9 @@ static void timer_fire(void *ctx)
         l->s.timer_start_ns = CHIP_NEVER;
         break;
     }
-    pthread_mutex_unlock(&l->lock);
-    if (!(lvt & LVT_MASKED))
+    if (!(lvt & LVT_MASKED)) /* under the lock, or it could come after a reset */
         lapic_post(l, (uint8_t)lvt, false);
+    pthread_mutex_unlock(&l->lock);
 }
 
 static uint32_t timer_current(const struct lapic *l)
@@ -386,7 +386,7 @@ static uint32_t read_locked(struct lapic *l, uint32_t offset)
     if (offset >= REG_ISR && offset < REG_ISR + 0x80)
         return l->s.isr[(offset - REG_ISR) / 16];
     if (offset >= REG_TMR && offset < REG_TMR + 0x80)
-        return l->s.tmr[(offset - REG_TMR) / 16];
+        return __atomic_load_n(&l->s.tmr[(offset - REG_TMR) / 16], __ATOMIC_SEQ_CST);
     if (offset >= REG_IRR && offset < REG_IRR + 0x80)
         return __atomic_load_n(&l->s.irr[(offset - REG_IRR) / 16], __ATOMIC_SEQ_CST);
     switch (offset) {

@@ -197,6 +197,7 @@ static void schedule(struct pit *pit)
     if (next != CHIP_NEVER && pit->rise_due && ns_of_ticks(c->reload) < IRQ_MIN_NS &&
         (c->mode == 2 || c->mode == 3))
         deadline = chip_clock_now(pit->clock) + IRQ_MIN_NS;
+    pit->deadline_ns = deadline;
     chip_timer_start(&pit->timer, deadline);
 }
 
@@ -212,6 +213,9 @@ static void update_irq(struct pit *pit)
  * could wait for so short a time, and only the edge counts. */
 void pit_tick(struct pit *pit)
 {
+    /* The guest has set or stopped it anew while this was on its way. */
+    if (chip_clock_now(pit->clock) < pit->deadline_ns)
+        return;
     settle(pit, &pit->s.channel[0]);
     if (pit->rise_due) {
         pit->irq(pit->ctx, false);
@@ -404,6 +408,7 @@ void pit_fini(struct pit *pit)
 
 void pit_reset(struct pit *pit)
 {
+    pit->deadline_ns = CHIP_NEVER;
     chip_timer_start(&pit->timer, CHIP_NEVER);
     state_reset(&pit_table, &pit->s);
     pit->s.channel[2].gate = 0;

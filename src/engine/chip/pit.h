@@ -50,6 +50,7 @@ struct pit {
     struct pit_state s;
     struct chip_clock *clock;
     struct chip_timer timer; /* the next rise of counter 0's output, or load of a new count */
+    uint64_t deadline_ns;    /* what it waits for: a tick that comes before is of the past */
     bool rise_due;           /* which of them */
     void (*irq)(void *ctx, bool level);
     void *ctx;
