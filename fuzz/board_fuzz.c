@@ -11,7 +11,7 @@
  *     7 fn queue n ...       it makes a chain of n buffers available, and notifies
  *     8 fn queue off n bytes write into the area of a queue
  *     9 what                 loops turn; power button; power-on
- *     a addr value           a wild access to port or memory
+ *     a addr value           a wild access to port or memory, or one to the HPET
  *     b port n count         a string instruction
  *     c fn vector control    set up MSI-X
  *
@@ -373,6 +373,7 @@ static void compare(void)
     for (i = 0; i < IRQ_GSI_COUNT; i++)
         check(lines[i] == fake_gsi_level(engine, i));
     check(ioeventfds == ioeventfd_count());
+    check(fake_pit_connected(engine));
 }
 
 /* --- building it --- */
@@ -792,6 +793,8 @@ static void wild_access(void)
 
     if (space == BUS_PIO && size == 8)
         size = 1;
+    if ((how & 9) == 9) /* most of the HPET's registers */
+        addr = LAYOUT_HPET + addr % 0x180;
     if (how & 4)
         guest_write(space, addr, next_value(size), size);
     else
