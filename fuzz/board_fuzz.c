@@ -407,6 +407,7 @@ static void configure(void)
 
     check(log_configure("error", &err) == 0);
     check(config_init(&config, &err) == 0);
+    config.hpet = true;
     option("name", "fuzz");
     option("memory", "16M");
     option_file("kernel", kernel.bytes, kernel.len, "");

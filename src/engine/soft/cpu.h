@@ -256,7 +256,8 @@ struct soft_cpu {
     uint64_t dr6_pending;  /* data breakpoints hit by the current instruction: DR6 bits */
     jmp_buf unwind;        /* where soft_raise and soft_exit go */
     struct soft_exception exception;
-    int delivering; /* vector whose delivery is under way, or -1: a fault in it may be #DF */
+    int delivering;      /* vector whose delivery is under way, or -1: a fault in it may be #DF */
+    unsigned deliveries; /* of exceptions, one in another's delivery */
     struct engine_exit *exit; /* of the current vcpu_run */
 
     struct soft_debug {

@@ -28,7 +28,8 @@
 /* What a set points to before it has entries: no tag of it ever matches. */
 static const struct tlb_entry no_entries[TLB_ENTRIES];
 
-#define NO_TAG UINT64_MAX
+/* Matches nothing: its generation is never looked for. */
+#define NO_TAG TLB_GENERATION_EMPTY
 
 /* --- sets --- */
 
@@ -53,7 +54,7 @@ static void space_flush(struct tlb_sets *sets, struct tlb_space *space)
     space_renew(sets, space);
     space->large_first = UINT64_MAX;
     space->large_last = 0;
-    if (++space->generation >= TLB_GENERATION_NEVER) {
+    if (++space->generation >= TLB_GENERATION_EMPTY) {
         space->generation = 0;
         space_clear(space);
     }

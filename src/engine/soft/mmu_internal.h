@@ -90,6 +90,10 @@ enum tlb_kind {
 /* Never the generation of an entry: with it every access takes the slow path. */
 #define TLB_GENERATION_NEVER 0xfffULL
 
+/* The generation in the tags of an entry that holds nothing. Not the same: looked for is
+ * TLB_GENERATION_NEVER, with any address. Those of translations are all below. */
+#define TLB_GENERATION_EMPTY 0xffeULL
+
 struct tlb_space {
     bool valid;
     uint16_t pcid;

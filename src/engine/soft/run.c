@@ -8,7 +8,7 @@
  *
  * An exception leaves the instruction by longjmp to the unwind point, where it is delivered; a
  * fault in the delivery comes to the same place again, and becomes a double fault or a shutdown
- * there. Each turn of that is bounded: delivery raises at most twice more before the shutdown.
+ * there. That is bounded: DELIVERIES_MAX.
  *
  * Events are looked at between blocks only, so that other vCPUs, devices and the main loop wait for
  * at most BLOCK_INSNS_MAX instructions, or one bounded piece of a repeated string instruction.
@@ -37,6 +37,11 @@ enum unwind {
     UNWIND_EXCEPTION = 1,
     UNWIND_EXIT,
 };
+
+/* More faults in a row, each in the delivery of the one before and none of them fatal, take a task
+ * gate to a task whose state is broken, for every vector: a real processor is then lost in its
+ * microcode. What more there are is a shutdown, so that the vCPU's thread can be had back. */
+#define DELIVERIES_MAX 64
 
 /* soft_cpu.delivering of what can be followed by any exception (SDM vol. 3, table 6-5: benign). */
 #define DELIVERING_BENIGN 256
@@ -451,10 +456,12 @@ static void run_instructions(struct soft_cpu *cpu)
 static void deliver_exception(struct soft_cpu *cpu)
 {
     struct soft_exception exception;
-    if (!intr_combine(cpu->delivering, &cpu->exception, &exception)) {
+    if (++cpu->deliveries > DELIVERIES_MAX ||
+        !intr_combine(cpu->delivering, &cpu->exception, &exception)) {
         cpu->delivering = -1;
         soft_exit(cpu, ENGINE_EXIT_TRIPLE_FAULT, NULL);
     }
+    cpu->instructions++; /* time passes, also where each handler's first instruction faults */
     cpu->delivering = exception.vector;
     cpu->activity = SOFT_ACTIVE;
     cpu->no_interrupt = false;
@@ -465,7 +472,10 @@ static void deliver_exception(struct soft_cpu *cpu)
 static void run_loop(struct soft_cpu *cpu)
 {
     bool virtual_clock = chip_clock_is_virtual(cpu->vm->clock);
+    cpu->deliveries = 0;
     for (;;) {
+        if (virtual_clock && cpu->instructions >= cpu->clock_check)
+            clock_advance(cpu);
         uint32_t events = events_now(cpu) & events_wanted(cpu);
         if (events && !cpu->no_interrupt && serve_events(cpu, events))
             return;
@@ -475,8 +485,6 @@ static void run_loop(struct soft_cpu *cpu)
             continue;
         }
         run_instructions(cpu);
-        if (virtual_clock && cpu->instructions >= cpu->clock_check)
-            clock_advance(cpu);
     }
 }
 
