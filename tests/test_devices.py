@@ -34,7 +34,7 @@ def check_hpet(run):
 
 
 def test_hpet(hull):
-    check_hpet(hull.boot(HPET_SCRIPT, append=HPET_APPEND).good())
+    check_hpet(hull.boot(HPET_SCRIPT, "--hpet", "on", append=HPET_APPEND).good())
 
 
 def test_entropy(hull):

@@ -53,7 +53,7 @@ def test_devices(soft):
 
 def test_hpet(soft):
     guests.initrd("cloud")
-    check_hpet(soft.boot(HPET_SCRIPT, append=HPET_APPEND, timeout=240).good())
+    check_hpet(soft.boot(HPET_SCRIPT, "--hpet", "on", append=HPET_APPEND, timeout=240).good())
 
 
 def test_xen_asks_for_its_dom0(soft):

@@ -33,6 +33,7 @@ struct net_user {
     int fd;
     pid_t pid;       /* of the helper; 0: reaped */
     bool csum_valid; /* tell the guest that checksums are good */
+    bool starting;   /* it has not said that it is ready */
     bool ended;      /* the end of the helper's stream was read */
     struct loop *loop;
     struct loop_fd lfd;
@@ -192,6 +193,12 @@ static void stop_helper(struct net_user *user)
 
 /* --- the handshake --- */
 
+static void set_socket_option(int fd, int option, int value)
+{
+    /* Best effort: smaller buffers and no sender's identity work as well. */
+    (void)setsockopt(fd, SOL_SOCKET, option, &value, sizeof(value));
+}
+
 static int send_config(struct net_user *user, const struct net_user_options *options,
                        struct err *err)
 {
@@ -261,6 +268,26 @@ static void follow_helper(struct net_user *user, pid_t sender)
     user->pid = sender;
 }
 
+/* What a reply means: 1 ready, 0 there is more to come, or the error that it brought. */
+static int take_reply(struct net_user *user, const struct user_reply *reply, pid_t sender,
+                      struct err *err)
+{
+    follow_helper(user, sender);
+    switch (reply->kind) {
+    case USER_REPLY_READY:
+        user->starting = false;
+        set_socket_option(user->fd, SO_PASSCRED, 0);
+        return 1;
+    case USER_REPLY_LOG:
+        log_info("user-net", "%s", reply->text);
+        return 0;
+    case USER_REPLY_ERROR:
+        return err_set(err, reply->code, "%s", reply->text);
+    default:
+        return err_set(err, EPROTO, "hull-slirp and hull are not of the same version");
+    }
+}
+
 static int wait_ready(struct net_user *user, struct err *err)
 {
     const uint64_t deadline_ns = clock_now_ns() + START_TIMEOUT_MS * NS_PER_MS;
@@ -281,19 +308,35 @@ static int wait_ready(struct net_user *user, struct err *err)
         }
         if (ret < 0)
             return err_errno(err, ret, "hull-slirp does not get ready");
-        follow_helper(user, sender);
-        switch (reply.kind) {
-        case USER_REPLY_READY:
-            return 0;
-        case USER_REPLY_LOG:
-            log_info("user-net", "%s", reply.text);
-            break;
-        case USER_REPLY_ERROR:
-            return err_set(err, reply.code, "%s", reply.text);
-        default:
-            return err_set(err, EPROTO, "hull-slirp and hull are not of the same version");
+        ret = take_reply(user, &reply, sender, err);
+        if (ret != 0)
+            return ret < 0 ? ret : 0;
+    }
+}
+
+/* The same for a helper that nobody waits for: is it ready now? */
+static bool look_ready(struct net_user *user)
+{
+    struct user_reply reply;
+    struct err err = ERR_INIT;
+    pid_t sender = 0;
+    int ret;
+
+    while (user->starting && !user->ended) {
+        ret = receive_reply(user, &reply, &sender, 0);
+        if (ret == -EINTR || ret == -EAGAIN || ret == -ETIMEDOUT)
+            return false;
+        if (ret == 0)
+            ret = err_set(&err, EIO, "it ended");
+        else
+            ret =
+                ret < 0 ? err_errno(&err, ret, "no reply") : take_reply(user, &reply, sender, &err);
+        if (ret < 0) {
+            log_error("user-net", "hull-slirp does not start: %s", err.text);
+            user->ended = true;
         }
     }
+    return !user->starting;
 }
 
 /* --- packets --- */
@@ -397,7 +440,7 @@ static ssize_t user_receive(struct net_backend *net, unsigned queue, const struc
     size_t header_done = 0;
 
     (void)queue;
-    if (!net->link_up)
+    if (!net->link_up || (user->starting && !look_ready(user)))
         return -EAGAIN;
     for (unsigned i = 0; i < iov_count && count < IOV_CAP; i++) {
         size_t skip = NET_HEADER_BYTES - header_done;
@@ -453,6 +496,8 @@ static void user_close(struct net_backend *net)
 
     if (user->lfd_added)
         loop_fd_del(user->loop, &user->lfd);
+    if (user->starting)
+        (void)look_ready(user); /* it may have become another process */
     stop_helper(user);
     free(user);
 }
@@ -469,12 +514,6 @@ static const struct net_ops user_ops = {
 };
 
 /* --- opening --- */
-
-static void set_socket_option(int fd, int option, int value)
-{
-    /* Best effort: smaller buffers and no sender's identity work as well. */
-    (void)setsockopt(fd, SOL_SOCKET, option, &value, sizeof(value));
-}
 
 static void set_socket_buffers(int fd)
 {
@@ -501,9 +540,11 @@ static int start_helper(struct net_user *user, const struct net_user_options *op
     close(fds[1]);
     if (ret == 0)
         ret = send_config(user, options, err);
-    if (ret == 0)
+    user->starting = true;
+    /* A port that cannot be had must be told before the VM starts. Else the guest's packets wait in
+     * the socket, and the VM starts meanwhile. */
+    if (ret == 0 && options->forward_count)
         ret = wait_ready(user, err);
-    set_socket_option(user->fd, SO_PASSCRED, 0);
     return ret;
 }
 

@@ -527,7 +527,8 @@ static uint64_t build_dsdt(struct area *area, const struct acpi_params *params)
     struct aml *a = &t.out;
     uint32_t sb = aml_scope_begin(a, "\\_SB");
     add_pci(a, params);
-    add_hpet(a);
+    if (params->hpet)
+        add_hpet(a);
     add_motherboard(a);
     add_cpus(a, params->cpus);
     aml_end(a, sb);
@@ -606,10 +607,11 @@ int acpi_build(struct mem *mem, const struct acpi_params *params, gpa_t area_gpa
         build_fadt(&area, params, facs, dsdt),
         build_madt(&area, params),
         build_mcfg(&area),
-        build_hpet(&area),
+        params->hpet ? build_hpet(&area) : 0,
     };
-    uint64_t rsdt = build_root(&area, "RSDT", 4, tables, ARRAY_LEN(tables));
-    uint64_t xsdt = build_root(&area, "XSDT", 8, tables, ARRAY_LEN(tables));
+    const unsigned table_count = ARRAY_LEN(tables) - !params->hpet;
+    uint64_t rsdt = build_root(&area, "RSDT", 4, tables, table_count);
+    uint64_t xsdt = build_root(&area, "XSDT", 8, tables, table_count);
     if (area.overflow)
         return err_set(err, ENOSPC, "the ACPI tables for %u CPUs take more than %llu KiB",
                        params->cpus, (unsigned long long)(len / KIB));

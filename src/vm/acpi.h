@@ -13,6 +13,7 @@ struct acpi_params {
     uint64_t pci_mem64_base, pci_mem64_len; /* 0 len: no 64-bit window */
     unsigned phys_bits;
     unsigned serial_count; /* COM1.. present */
+    bool hpet;
 };
 
 /* Writes the tables at area (len bytes, page aligned); rsdp_gpa tells where the RSDP stands.

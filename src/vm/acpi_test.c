@@ -22,7 +22,8 @@ static struct acpi_params make_params(unsigned cpus)
                                 .pci_mem64_base = 32 * GIB,
                                 .pci_mem64_len = 32 * GIB,
                                 .phys_bits = 40,
-                                .serial_count = 4};
+                                .serial_count = 4,
+                                .hpet = true};
 }
 
 static const uint8_t *guest(uint64_t gpa, uint64_t len)

@@ -120,9 +120,11 @@ static int add_chipset(struct board *board, const struct dev_env *env, struct er
     add_device(board, board->rtc);
     rtc_on_alarm(board->rtc, lpc_rtc_alarm, board->lpc);
     rtc_set_memory(board->rtc, ram_low_bytes(board), ram_high_bytes(board), board->config->cpus);
-    if ((ret = hpet_new(&dev, env, err)) != 0)
-        return ret;
-    add_device(board, dev);
+    if (board->config->hpet) {
+        if ((ret = hpet_new(&dev, env, err)) != 0)
+            return ret;
+        add_device(board, dev);
+    }
     if ((ret = i8042_new(&dev, env, err)) != 0)
         return ret;
     add_device(board, dev);
@@ -414,6 +416,7 @@ static int write_tables(struct board *board, uint64_t *rsdp_gpa, struct err *err
         .cpus = board->config->cpus,
         .phys_bits = board->engine->ops->phys_bits(board->engine),
         .serial_count = board->config->serial_count,
+        .hpet = board->config->hpet,
     };
     struct smbios_params smbios = {
         .product_name = "Hull",

@@ -65,6 +65,7 @@ static void configure(struct machine *m)
                    .exit = ignore_exit},
     };
     config_init(&m->config, &m->err);
+    m->config.hpet = true;
     option(m, "name", "test");
     option(m, "kernel", kernel_path);
     option(m, "memory", "16M");

@@ -102,6 +102,7 @@ struct vm_config {
     unsigned serial_count;             /* 0: COM1 on stdio */
     char *console;                     /* virtio console: char_open() spec; NULL: no device */
     bool rng;
+    bool hpet;
     bool exit_port; /* isa-debug-exit at 0xf4 */
     bool debugcon;  /* port 0x402 to the log */
 
