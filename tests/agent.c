@@ -4,7 +4,8 @@
  *
  *   agent PORT   listens on a TCP port that the emulator forwards; any number of commands side by
  *                side. Runs as the testbed's process 1
- *   agent -      serves one connection, its standard input: the same tests on this machine
+ *   agent PATH   listens on a socket in the file system: process 1 of the enclosure
+ *   agent -      serves one connection, its standard input: a command of this machine
  *
  *   agent -> client   'H' once, when the connection is served
  *   client -> agent   request: flags (1: terminal), rows, columns, length of the command (each a
@@ -29,6 +30,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
@@ -264,35 +266,52 @@ static void child_watch(void)
     sigaction(SIGCHLD, &action, NULL);
 }
 
+/* A socket for connections: a path has a slash, a TCP port has none. Exits on an error. */
+static int listen_on(const char *where)
+{
+    struct sockaddr_in inet = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(where))};
+    struct sockaddr_un local = {.sun_family = AF_UNIX};
+    bool is_path = strchr(where, '/');
+    int on = 1;
+    int listener = socket(is_path ? AF_UNIX : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int failed;
+
+    if (is_path) {
+        strncpy(local.sun_path, where, sizeof(local.sun_path) - 1);
+        failed = bind(listener, (struct sockaddr *)&local, sizeof(local));
+    } else {
+        setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+        failed = bind(listener, (struct sockaddr *)&inet, sizeof(inet));
+    }
+    if (failed < 0 || listen(listener, 64) < 0) {
+        perror("agent");
+        exit(1);
+    }
+    return listener;
+}
+
 int main(int argc, char **argv)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET};
     signal(SIGPIPE, SIG_IGN);
     if (argc == 2 && strcmp(argv[1], "-") == 0) {
         int sock = fcntl(0, F_DUPFD_CLOEXEC, 3);
         child_watch();
         connection_serve(sock);
     }
-    if (argc != 2 || (address.sin_port = htons((uint16_t)atoi(argv[1]))) == 0) {
-        fprintf(stderr, "usage: agent PORT|-\n");
+    if (argc != 2) {
+        fprintf(stderr, "usage: agent PORT|PATH|-\n");
         return 2;
     }
     signal(SIGCHLD, SIG_IGN); /* buries connections, and whatever is left to process 1 */
-    int on = 1;
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    if (bind(listener, (struct sockaddr *)&address, sizeof(address)) < 0 ||
-        listen(listener, 64) < 0) {
-        perror("agent");
-        return 1;
-    }
+    int listener = listen_on(argv[1]);
     puts("agent: ready");
     fflush(stdout);
     for (;;) {
         int sock = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
         if (sock < 0)
             continue;
-        setsockopt(sock, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+        int on = 1;
+        setsockopt(sock, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)); /* of a TCP one */
         if (fork() == 0) {
             child_watch();
             close(listener);

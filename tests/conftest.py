@@ -21,23 +21,44 @@ import testbed  # noqa: E402
 
 BUILD = os.path.abspath(os.environ.get("HULL_BUILD") or os.path.join(testbed.TOP, "build"))
 HULL = os.path.join(BUILD, "hull")
-KINDS = ("cloud", "standard", "rt", "xen")
+KINDS = ("cloud", "standard", "rt", "i386", "xen", "memtest")
+PLACES = ("testbed-kvm", "local-soft", "local-kvm")
 PROGRAMS = ("hull", "hull-slirp")
 
 
-def host_names():
-    wanted = os.environ.get("HULL_HOSTS")
-    if wanted:
-        return wanted.split(",")
-    names = ["testbed"]
+def is_in(place, name):
+    """Is it that place, or does the name say a part of it?"""
+    return name == place or name in place.split("-")
+
+
+def local_kvm_lacks():
+    """Why KVM on this machine is left out; empty when it is not."""
     if os.path.exists(HULL) and testbed.kvm_is_good(HULL):
-        names.insert(0, "local")
-    return names
+        return ""
+    return "KVM of this machine is missing or no good (see `hull host`): the testbed's is tested"
 
 
 def pytest_generate_tests(metafunc):
-    if "any_host" in metafunc.fixturenames:
-        metafunc.parametrize("any_host", host_names(), scope="session")
+    if "any_host" not in metafunc.fixturenames:
+        return
+    wanted = (os.environ.get("HULL_HOSTS") or ",".join(PLACES)).split(",")
+    places = [place for place in PLACES if any(is_in(place, name) for name in wanted)]
+    if "local-kvm" in places and local_kvm_lacks():
+        places.remove("local-kvm")
+    metafunc.parametrize("any_host", places, scope="session")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what is not for a place."""
+    def is_for_its_place(item):
+        place = getattr(item, "callspec", None) and item.callspec.params.get("any_host")
+        marks = list(item.iter_markers("not_on"))
+        assert all(mark.kwargs.get("reason") for mark in marks), f"{item.nodeid}: no reason"
+        return not place or not any(is_in(place, mark.args[0]) for mark in marks)
+
+    left_out = [item for item in items if not is_for_its_place(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if is_for_its_place(item)]
 
 
 def require_programs():
@@ -70,14 +91,15 @@ def hosts():
                   file=sys.stderr)
             running.pop(name).stop()
         if name not in running:
-            if name == "local":
-                running[name] = testbed.Local(BUILD)
+            programs = {"programs": [os.path.join(BUILD, name) for name in PROGRAMS],
+                        "more_programs": sanitized_programs() + machine.stub_programs()}
+            if name == "testbed-kvm":
+                running[name] = testbed.Testbed(memory=testbed.default_memory(), guest_kinds=KINDS,
+                                                peers=True, **programs).start()
             else:
-                running[name] = testbed.Testbed(
-                    memory=testbed.default_memory(),
-                    programs=[os.path.join(BUILD, name) for name in PROGRAMS],
-                    more_programs=sanitized_programs() + machine.stub_programs(),
-                    guest_kinds=KINDS, peers=True).start()
+                engine = name.removeprefix("local-")
+                running[name] = testbed.Enclosure(engine, guest_kinds=KINDS, peers=engine == "kvm",
+                                                  **programs).start()
         return running[name]
 
     yield get
@@ -86,19 +108,12 @@ def hosts():
 
 
 @pytest.fixture
-def host(any_host, hosts):
+def host(request, any_host, hosts):
     """A host to run Hull on; host.work is a fresh folder that is removed afterwards."""
     this = hosts(any_host)
-    this.work = this.run("mktemp -d ${SCRATCH:-/tmp}/test.XXXXXX").check().out.strip()
-    this.run(["chmod", "777", this.work])
-    yield this
-    this.run(f"cd /; rm -rf {this.work}", timeout=60)
-
-
-@pytest.fixture
-def bed(hosts):
-    """The testbed, for what needs root, or a host that is the same everywhere."""
-    this = hosts("testbed")
+    for mark in request.node.iter_markers("needs"):
+        if not getattr(this, f"has_{mark.args[0]}")():
+            pytest.skip(f"{any_host} has no {mark.args[0].replace('_', ' ')} (for want of root rights)")
     this.work = this.run("mktemp -d /scratch/test.XXXXXX").check().out.strip()
     this.run(["chmod", "777", this.work])
     yield this
@@ -109,23 +124,6 @@ def bed(hosts):
 def hull(host):
     """Start VMs on the host: a machine.Starter; what still runs at the end is killed."""
     with machine.Starter(host) as starter:
-        yield starter
-
-
-@pytest.fixture
-def soft(hosts):
-    """Start VMs on the soft engine, on this machine: a machine.Starter."""
-    require_programs()
-    host = testbed.Local(BUILD, engine="soft")
-    host.work = host.run("mktemp -d /tmp/hull-test.XXXXXX").check().out.strip()
-    with machine.Starter(host) as starter:
-        yield starter
-    host.run(f"rm -rf {host.work}", timeout=60)
-
-
-@pytest.fixture
-def bed_hull(bed):
-    with machine.Starter(bed) as starter:
         yield starter
 
 

@@ -6,6 +6,7 @@ program, kernel modules in the order of their dependencies."""
 import functools
 import os
 import re
+import shutil
 import stat
 import subprocess
 
@@ -87,6 +88,23 @@ class Archive:
         out.write(head + name + bytes(-(len(head) + len(name)) % 4))
         out.write(data)
         out.write(bytes(-len(data) % 4))
+
+    def unpack(self, folder):
+        """The same as a folder of this machine, without the device nodes."""
+        for path, (mode, _, data) in self._entries.items():
+            full = os.path.join(folder, path)
+            if stat.S_ISDIR(mode):
+                os.makedirs(full, exist_ok=True)
+            elif stat.S_ISLNK(mode):
+                os.symlink(data.decode(), full)
+            elif stat.S_ISREG(mode):
+                if isinstance(data, Source):
+                    shutil.copyfile(data.path, full)
+                else:
+                    with open(full, "wb") as file:
+                        file.write(data)
+            if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
+                os.chmod(full, stat.S_IMODE(mode))
 
     def save(self, path):
         partial = f"{path}.{os.getpid()}"

@@ -321,18 +321,25 @@ def initrd(kind="cloud"):
     return archive.save(path)
 
 
-def image(kinds):
-    """The path of a read-only disk image with KIND/{vmlinuz,vmlinux,initrd.cpio} and xen/xen: what
-    the testbed mounts on /guests."""
+def prepare(kinds):
+    """Fetch and make all that tests need of these kinds; pairs of (path below /guests, file here)."""
     files = []
     for kind in kinds:
         if kind == "xen":
-            xen()
             files += [("xen/xen", xen()), ("xen/xen.gz", xen() + ".gz")]
+        elif kind == "memtest":
+            files += [(f"memtest/{name}", memtest(name)) for name in ("x64", "ia32")]
         else:
             files += [(f"{kind}/vmlinuz", kernel(kind).vmlinuz),
                       (f"{kind}/vmlinux", kernel(kind).vmlinux),
                       (f"{kind}/initrd.cpio", initrd(kind))]
+    return files
+
+
+def image(kinds):
+    """The path of a read-only disk image with KIND/{vmlinuz,vmlinux,initrd.cpio}, xen/xen and
+    memtest/{x64,ia32}: what the testbed mounts on /guests."""
+    files = prepare(kinds)
     path = os.path.join(cache_folder(), f"guests-{'-'.join(kinds)}.ext4")
     newest = max(os.path.getmtime(os.path.realpath(source)) for _, source in files)
     with _Lock():

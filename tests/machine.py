@@ -17,6 +17,8 @@ POWEROFF, ERROR, USAGE, PANIC, TRIPLE_FAULT, FAILURE, REBOOT, QUIT = range(8)
 SIGKILLED, SIGTERMED, SIGINTED = 137, 143, 130
 
 APPEND = "console=ttyS0 quiet panic=-1 net.ifnames=0"
+# Why some tests, or parameters of them, are not_on("soft").
+NO_PART = "the engine has no part in it, and every boot takes seconds"
 STUBS = ("exit-port", "triple-fault", "hang", "cpu-error")
 
 

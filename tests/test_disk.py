@@ -8,8 +8,9 @@ import re
 import pytest
 
 import machine
-from machine import ERROR
+from machine import ERROR, NO_PART
 
+BRIEF = pytest.mark.not_on("soft", reason=NO_PART)
 MIB = 1 << 20
 # Feature bits: virtio 1.2, sections 5.2.3 and 6.
 BLK_SEG_MAX, BLK_RO, BLK_BLK_SIZE, BLK_FLUSH, BLK_TOPOLOGY, BLK_MQ = 2, 5, 6, 9, 10, 12
@@ -60,9 +61,9 @@ def test_guest_reads_what_the_host_wrote(hull):
     assert run.value("size") == str(8 * MIB // 512)
 
 
-def test_file_system(bed_hull):
+@pytest.mark.needs("loop_devices")
+def test_file_system(hull):
     """Made, mounted and filled in the guest; checked and read on the host."""
-    hull = bed_hull
     disk = make_disk(hull, size="128M")
     hull.boot("""
         wait-for /dev/vda
@@ -73,14 +74,14 @@ def test_file_system(bed_hull):
         (cd /mnt/folder; sha256sum *) >/mnt/sums
         umount /mnt
         """, "--disk", disk, cpus=2).good()
-    bed = hull.host
-    bed.run(f"e2fsck -f -n {disk}").check()
-    bed.run(f"mkdir -p {bed.work}/mnt; mount -o loop,ro {disk} {bed.work}/mnt").check()
+    host = hull.host
+    host.run(f"e2fsck -f -n {disk}").check()
+    host.run(f"mkdir -p {host.work}/mnt; mount -o loop,ro {disk} {host.work}/mnt").check()
     try:
-        result = bed.run(f"cd {bed.work}/mnt/folder && sha256sum -c ../sums").check()
+        result = host.run(f"cd {host.work}/mnt/folder && sha256sum -c ../sums").check()
         assert result.out.count(": OK") == 40
     finally:
-        bed.run(f"umount {bed.work}/mnt").check()
+        host.run(f"umount {host.work}/mnt").check()
 
 
 def test_features(hull):
@@ -112,9 +113,8 @@ def test_features(hull):
     assert run.value("readonly") == "0"
 
 
-def test_discard_gives_space_back(bed_hull):
+def test_discard_gives_space_back(hull):
     """On a file system that can punch holes."""
-    hull = bed_hull
     disk = make_disk(hull)
     blocks = f"stat -c %b {disk}"
     run = hull.boot("""
@@ -158,9 +158,9 @@ def test_several_disks_in_order(hull):
     assert re.findall(r"disk number (\d)", run.text) == list("01234")
 
 
-@pytest.mark.parametrize("cache", ["auto", "direct", "writeback"])
-def test_cache_modes(bed_hull, cache):
-    hull = bed_hull
+@pytest.mark.parametrize("cache", [
+    pytest.param("auto", marks=BRIEF), "direct", pytest.param("writeback", marks=BRIEF)])
+def test_cache_modes(hull, cache):
     disk = make_disk(hull)
     run = hull.boot("""
         wait-for /dev/vda
@@ -172,9 +172,9 @@ def test_cache_modes(bed_hull, cache):
     assert run.value("same") == "yes"
 
 
-def test_block_device(bed_hull):
+@pytest.mark.needs("loop_devices")
+def test_block_device(hull):
     """A block device of the host, with O_DIRECT and its own sector size."""
-    hull = bed_hull
     file = make_disk(hull)
     device = hull.host.run(["losetup", "-f"]).check().out.strip()
     hull.host.run(["losetup", device, file]).check()
@@ -190,9 +190,8 @@ def test_block_device(bed_hull):
     assert hull.host.run(["head", "-c", "11", file]).out == "hello world"
 
 
-def test_full_host(bed_hull):
+def test_full_host(hull):
     """No space on the host is an I/O error in the guest, not the end of the VM."""
-    hull = bed_hull
     work = hull.host.work
     hull.host.run(f"mkdir {work}/small; mount -t tmpfs -o size=4M tmpfs {work}/small; "
                   f"truncate -s 32M {work}/small/disk").check()
@@ -221,6 +220,7 @@ def test_disk_of_another_vm_is_refused(hull):
     assert result.status == ERROR
 
 
+@BRIEF
 def test_readers_share_a_disk(hull):
     disk = make_disk(hull)
     session = hull.start("echo READY; sleep 100", "--disk", f"{disk},readonly")
@@ -228,9 +228,8 @@ def test_readers_share_a_disk(hull):
     hull.boot("wait-for /dev/vda", "--disk", f"{disk},readonly").good()
 
 
-def test_parallel_load(bed_hull):
+def test_parallel_load(hull):
     """Four queues, reads and writes of many sizes at once, checked."""
-    hull = bed_hull
     disk = make_disk(hull, size="256M")
     hull.host.run(["fallocate", "-l", "256M", disk]).check()
     run = hull.boot("""

@@ -8,8 +8,9 @@ import time
 import pytest
 
 import machine
-from machine import (PANIC, POWEROFF, QUIT, REBOOT, SIGINTED, SIGTERMED, TRIPLE_FAULT)
+from machine import (NO_PART, PANIC, POWEROFF, QUIT, REBOOT, SIGINTED, SIGTERMED, TRIPLE_FAULT)
 
+BRIEF = pytest.mark.not_on("soft", reason=NO_PART)
 # Runs until it is stopped, and says so.
 FOREVER = "echo READY; while :; do sleep 1; done"
 
@@ -84,7 +85,7 @@ def test_power_button(hull):
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, SIGTERMED),
-                                            (signal.SIGINT, SIGINTED)])
+                                            pytest.param(signal.SIGINT, SIGINTED, marks=BRIEF)])
 def test_signals(hull, number, status):
     session = hull.start(FOREVER)
     session.expect("READY", 60)
@@ -161,8 +162,9 @@ def test_ctrl_a_x_quits(hull):
     assert before == after
 
 
-@pytest.mark.parametrize("number, status", [("TERM", SIGTERMED), ("INT", SIGINTED),
-                                            ("HUP", 129), ("ABRT", 134)])
+@pytest.mark.parametrize("number, status", [
+    ("TERM", SIGTERMED), pytest.param("INT", SIGINTED, marks=BRIEF),
+    pytest.param("HUP", 129, marks=BRIEF), pytest.param("ABRT", 134, marks=BRIEF)])
 def test_terminal_comes_back_after_a_signal(hull, number, status):
     session = hull.spawn(terminal_command(hull, FOREVER))
     session.expect("READY", 60)
@@ -173,6 +175,7 @@ def test_terminal_comes_back_after_a_signal(hull, number, status):
     assert before == after
 
 
+@BRIEF
 def test_terminal_comes_back_after_a_panic(hull):
     session = hull.spawn(terminal_command(hull, "echo c >/proc/sysrq-trigger; sleep 100",
                                           append="panic=0"))

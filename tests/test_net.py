@@ -6,8 +6,10 @@ import os
 
 import pytest
 
+from machine import NO_PART
 from test_disk import EVENT_IDX, INDIRECT_DESC, RING_PACKED, VERSION_1, features
 
+BRIEF = pytest.mark.not_on("soft", reason=NO_PART)
 MIB = 1 << 20
 # Feature bits: virtio 1.2, section 5.1.3.
 CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6 = 0, 1, 7, 8, 11, 12
@@ -17,32 +19,32 @@ TAP_HOST, TAP_GUEST = "10.9.0.1", "10.9.0.2"
 
 
 @pytest.fixture
-def server(bed):
+def server(host):
     """A web server on the host with a file; yields (port, SHA-256 of /file, its bytes)."""
     data = os.urandom(8 * MIB)
-    bed.put(f"{bed.work}/www/file", data)
+    host.put(f"{host.work}/www/file", data)
     port = 8000
-    with bed.spawn(f"exec httpd -f -p {port} -h {bed.work}/www", terminal=False):
-        bed.run(f"n=0; until wget -q -O /dev/null http://127.0.0.1:{port}/file; do "
+    with host.spawn(f"exec httpd -f -p {port} -h {host.work}/www", terminal=False):
+        host.run(f"n=0; until wget -q -O /dev/null http://127.0.0.1:{port}/file; do "
                 "n=$((n+1)); [ $n -lt 50 ] || exit 1; usleep 100000; done").check()
         yield port, hashlib.sha256(data).hexdigest(), data
 
 
 @pytest.fixture
-def tap(bed):
-    bed.run(f"ip tuntap add dev {TAP} mode tap 2>/dev/null || tunctl -t {TAP}; "
+def tap(host):
+    host.run(f"ip tuntap add dev {TAP} mode tap 2>/dev/null || tunctl -t {TAP}; "
             f"ip addr add {TAP_HOST}/24 dev {TAP} && ip link set {TAP} up").check()
     yield TAP
-    bed.run(f"ip link del {TAP} 2>/dev/null || tunctl -d {TAP}")
+    host.run(f"ip link del {TAP} 2>/dev/null || tunctl -d {TAP}")
 
 
 @pytest.fixture
-def tap_queues(bed):
+def tap_queues(host):
     """One with several queues: busybox cannot make these, a few lines of C can."""
-    bed.run("mknetdev hulltap1 2").check()
-    bed.run(f"ip addr add {TAP_HOST}/24 dev hulltap1 && ip link set hulltap1 up").check()
+    host.run("mknetdev hulltap1 2").check()
+    host.run(f"ip addr add {TAP_HOST}/24 dev hulltap1 && ip link set hulltap1 up").check()
     yield "hulltap1"
-    bed.run("ip link del hulltap1")
+    host.run("ip link del hulltap1")
 
 
 def fetch(port, address):
@@ -51,10 +53,9 @@ def fetch(port, address):
         """
 
 
-def test_user_network(bed_hull, server):
+def test_user_network(hull, server):
     """DHCP, a download from the host, an upload to it."""
     port, digest, _ = server
-    hull = bed_hull
     with hull.host.spawn("nc -l -p 9000 -w 60 | sha256sum", terminal=False) as sink:
         run = hull.boot(f"""
             net-up || exit 1
@@ -72,16 +73,19 @@ def test_user_network(bed_hull, server):
     assert run.value("sum").split()[0] == digest
 
 
-def test_user_network_is_the_default(bed_hull, server):
+@BRIEF
+def test_user_network_is_the_default(hull, server):
     port, digest, _ = server
-    run = bed_hull.boot(f"net-up || exit 1{fetch(port, '10.0.2.2')}", net=None).good()
+    run = hull.boot(f"net-up || exit 1{fetch(port, '10.0.2.2')}", net=None).good()
     assert run.value("sum").split()[0] == digest
 
 
-def test_user_network_as_an_ordinary_user(bed_hull, server):
+@BRIEF
+@pytest.mark.needs("users")
+def test_user_network_as_an_ordinary_user(hull, server):
     """No rights but those on /dev/kvm."""
     port, digest, _ = server
-    run = bed_hull.boot(f"net-up || exit 1{fetch(port, '10.0.2.2')}", net="user",
+    run = hull.boot(f"net-up || exit 1{fetch(port, '10.0.2.2')}", net="user",
                         user="hull").good()
     assert run.value("sum").split()[0] == digest
 
@@ -91,9 +95,8 @@ def test_no_network(hull):
     assert run.text.split() == ["lo"]
 
 
-def test_forward(bed_hull):
+def test_forward(hull):
     """A connection from the host into the guest; a second one after it; none to other ports."""
-    hull = bed_hull
     session = hull.start("""
         net-up || exit 1
         mkdir /www; echo from the guest >/www/index.html
@@ -108,8 +111,7 @@ def test_forward(bed_hull):
     assert hull.host.run("timeout 5 wget -q -O - http://127.0.0.1:2281/", timeout=30).status != 0
 
 
-def test_forward_to_a_port_in_use(bed_hull):
-    hull = bed_hull
+def test_forward_to_a_port_in_use(hull):
     with hull.host.spawn("exec httpd -f -p 2290 -h /", terminal=False):
         hull.host.run("n=0; until nc -z 127.0.0.1 2290 </dev/null; do n=$((n+1)); [ $n -lt 50 ] || "
                       "exit 1; usleep 100000; done")
@@ -119,20 +121,19 @@ def test_forward_to_a_port_in_use(bed_hull):
     assert "2290" in result.err and len(result.err.strip().splitlines()) == 1, result.err
 
 
-def test_restricted(bed_hull, server):
+def test_restricted(hull, server):
     """No way out."""
     port, _, _ = server
-    run = bed_hull.boot(f"""
+    run = hull.boot(f"""
         net-up
         timeout 5 wget -q -O /dev/null http://10.0.2.2:{port}/file && echo out=yes || echo out=no
         """, net="user,restricted").good()
     assert run.value("out") == "no"
 
 
-def test_tap(bed_hull, tap, server):
+def test_tap(hull, tap, server):
     """Download and upload with segmentation offload: large packets cross the tap unsplit."""
     port, digest, _ = server
-    hull = bed_hull
     # The guest serves its file by httpd, which hands over large pieces: nc writes 1 KiB at a time, and
     # those may leave one by one.
     got = f"{hull.host.work}/up"
@@ -166,9 +167,9 @@ def test_tap(bed_hull, tap, server):
     assert int(run.value("sent")) < single * 3 // 4, "sent without segmentation offload"
 
 
-def test_tap_queues(bed_hull, tap_queues, server):
+def test_tap_queues(hull, tap_queues, server):
     port, digest, _ = server
-    run = bed_hull.boot(f"""
+    run = hull.boot(f"""
         ip link set eth0 up; ip addr add {TAP_GUEST}/24 dev eth0
         echo features=$(cat /sys/class/net/eth0/device/features)
         echo queues=$(ls -d /sys/class/net/eth0/queues/rx-* | wc -l)
@@ -179,17 +180,19 @@ def test_tap_queues(bed_hull, tap_queues, server):
     assert run.value("sum").split()[0] == digest
 
 
-def test_tap_that_is_missing_for_an_ordinary_user(bed_hull):
-    result = bed_hull.host.run(bed_hull.command("true", net="tap=nosuchtap"), timeout=30,
+@pytest.mark.needs("users")
+def test_tap_that_is_missing_for_an_ordinary_user(hull):
+    result = hull.host.run(hull.command("true", net="tap=nosuchtap"), timeout=30,
                                user="hull")
     assert result.status == 1
     assert "nosuchtap" in result.err and len(result.err.strip().splitlines()) == 1, result.err
 
 
-def test_mac_follows_the_name(bed_hull):
+@BRIEF
+def test_mac_follows_the_name(hull):
     """The same VM has the same address each time; another VM another one."""
     def mac(name):
-        return bed_hull.boot("echo mac=$(cat /sys/class/net/eth0/address)", "--name", name,
+        return hull.boot("echo mac=$(cat /sys/class/net/eth0/address)", "--name", name,
                              net="user").good().value("mac")
 
     first = mac("one")
@@ -198,6 +201,7 @@ def test_mac_follows_the_name(bed_hull):
     assert int(first[:2], 16) & 3 == 2, "must be a locally administered unicast address"
 
 
+@BRIEF
 def test_mac_can_be_given(hull):
     run = hull.boot("echo mac=$(cat /sys/class/net/eth0/address)",
                     net="user,mac=52:54:00:12:34:56").good()

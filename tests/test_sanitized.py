@@ -31,12 +31,12 @@ seq 1 200
 """
 
 
+@pytest.mark.not_on("local", reason="it changes a setting of the host's kernel")
 @pytest.mark.parametrize("variant", ["asan", "tsan"])
-def test_boot(bed_hull, variant):
+def test_boot(hull, variant):
     for name in ("hull", "hull-slirp"):
         if not os.path.exists(os.path.join(testbed.TOP, "build", variant, name)):
             pytest.skip(f"build/{variant}/{name} is not built (make VARIANT={variant})")
-    hull = bed_hull
     # The sanitizers' shadows want a plain layout of the address space.
     hull.host.run("sysctl -q -w vm.mmap_rnd_bits=28 kernel.randomize_va_space=1").check()
     disk = f"{hull.host.work}/disk"

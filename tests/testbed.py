@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hosts to run Hull on.
 
-Testbed   a small host with real KVM on any machine: QEMU's TCG emulates an AMD machine with SVM and
-          nested paging, in it runs Debian's cloud kernel with kvm-amd, busybox, and what is given
-Local     this machine, with the same methods
+Testbed    a small host with real KVM on any machine: QEMU's TCG emulates an AMD machine with SVM and
+           nested paging, in it runs Debian's cloud kernel with kvm-amd, busybox, and what is given
+Enclosure  this machine, in namespaces of their own, with the same programs and users as the testbed
+Local      this machine as it is, with the same methods
 
     with Testbed(programs=["build/hull"]) as host:
         result = host.run("hull host")               # .status .out .err
@@ -54,6 +55,7 @@ QEMU_FILES = ("bios-256k.bin", "bios.bin", "bios-microvm.bin", "qboot.rom", "kvm
 # Time limits are for an idle machine of today; on a slower or busier one, as the start of a testbed
 # shows, they are stretched.
 BOOT_SECONDS_USUAL = 6
+ENCLOSURE_SECONDS_USUAL = 1
 _patience = [float(os.environ.get("HULL_PATIENCE") or 1)]
 
 
@@ -276,6 +278,13 @@ class Host:
     def answers(self):
         return True
 
+    def has_users(self):
+        """Can commands run as the users `hull` and `other`?"""
+        return True
+
+    def has_loop_devices(self):
+        return True
+
     def put(self, path, data):
         """A file with these bytes (or this text)."""
         data = data.encode() if isinstance(data, str) else data
@@ -333,6 +342,134 @@ class Local(Host):
         return ours
 
 
+def userland(programs, more_programs, peers):
+    """What testbed and enclosure have in common, as an archive: busybox, three users, the tests' own
+    helpers, the programs under test with their libraries, QEMU (see Testbed)."""
+    archive = cpio.Archive()
+    archive.busybox()
+    for folder in ("/proc", "/sys", "/dev", "/run", "/root", "/etc", "/lib64"):
+        archive.folder(folder)
+    archive.folder("/tmp", 0o1777)
+    for name in ("agent", "kvmhold", "mknetdev"):
+        archive.file(f"/bin/{name}", helper_program(name), 0o755)
+    archive.text("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"
+                 "hull:x:1000:1000:in the group kvm:/tmp:/bin/sh\n"
+                 "other:x:1001:1001:not in it:/tmp:/bin/sh\n")
+    archive.text("/etc/group", "root:x:0:\nkvm:x:36:hull\nhull:x:1000:\nother:x:1001:\n")
+    archive.text("/etc/shadow", "root::1::::::\nhull::1::::::\nother::1::::::\n", 0o600)
+    archive.text("/etc/subuid", "hull:100000:65536\n")
+    archive.text("/etc/subgid", "hull:100000:65536\n")
+    archive.text("/etc/hosts", "127.0.0.1 localhost testbed\n")
+    archive.text("/etc/resolv.conf", "nameserver 10.0.3.3\n")
+    archive.text("/etc/profile", "export PS1='testbed# '\n")
+    for program in programs:
+        archive.program(f"/bin/{os.path.basename(program)}", program)
+    for there, program in more_programs:
+        archive.program(there, program)
+    for name in ("e2fsck", "mke2fs", "dumpe2fs"):
+        path = shutil.which(name, path="/sbin:/usr/sbin:/bin:/usr/bin")
+        if path:
+            archive.program(f"/sbin/{name}", path)
+    if peers:
+        archive.program(f"/usr/bin/{QEMU}", shutil.which(QEMU))
+        for folder in QEMU_DATA:
+            for name in QEMU_FILES:
+                if os.path.exists(f"{folder}/{name}"):
+                    archive.file(f"/usr/share/qemu/{name}", f"{folder}/{name}")
+    return archive
+
+
+class Enclosure(Host):
+    """This machine's kernel, and otherwise the testbed's programs, users and folders: network cards,
+    mounts and process numbers are its own (tests/enclosure-init). engine: what VMs run on. Without
+    root rights on this machine it has but one user and no loop devices."""
+
+    guests = "/guests"
+
+    def __init__(self, engine, programs=(), more_programs=(), guest_kinds=(), peers=False):
+        self.engine = engine
+        self.name = f"local-{engine}"
+        self._programs = list(programs)
+        self._more_programs = list(more_programs)
+        self._guest_kinds = guest_kinds
+        self._peers = peers
+        self._folder = None
+        self._process = None
+
+    def start(self):
+        guests.prepare(self._guest_kinds)
+        start = time.monotonic()
+        self._folder = tempfile.mkdtemp(prefix="hull-enclosure-")
+        try:
+            root = f"{self._folder}/root"
+            archive = userland(self._programs, self._more_programs, self._peers)
+            for folder in ("/guests", "/old"):
+                archive.folder(folder)
+            archive.folder("/scratch", 0o1777)
+            archive.unpack(root)
+            for folder in (self._folder, root):
+                os.chmod(folder, 0o755)
+            self._launch(root)
+        except BaseException:
+            self.stop()
+            raise
+        _patience[0] = max(_patience[0], (time.monotonic() - start) / ENCLOSURE_SECONDS_USUAL,
+                           os.getloadavg()[0] / os.cpu_count())
+        return self
+
+    def _launch(self, root):
+        user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        self._log = open(f"{self._folder}/log", "w+b")
+        self._process = subprocess.Popen(
+            ["unshare", *user, "--mount", "--net", "--pid", "--ipc", "--uts", "--fork",
+             "--kill-child", "sh", os.path.join(HERE, "enclosure-init"), root,
+             guests.cache_folder()],
+            stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
+            start_new_session=True, preexec_fn=_end_with_parent)
+        limit = time.monotonic() + 30
+        while "agent: ready" not in self.console:
+            if self._process.poll() is not None or time.monotonic() > limit:
+                raise TestbedError(f"the enclosure does not start:\n{self.console}")
+            time.sleep(0.02)
+
+    @property
+    def console(self):
+        """What was said at its start."""
+        with open(f"{self._folder}/log", encoding="utf-8", errors="replace") as file:
+            return file.read()
+
+    def has_users(self):
+        return os.geteuid() == 0
+
+    def has_loop_devices(self):
+        return os.geteuid() == 0 and os.path.exists("/dev/loop-control")
+
+    def answers(self):
+        return self._process.poll() is None
+
+    def diagnosis(self):
+        return self.console
+
+    def stop(self):
+        if self._process:
+            self._process.kill()  # and --kill-child process 1, with it all others
+            self._process.wait()
+            self._process = None
+            self._log.close()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _connect(self):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(20)
+        sock.connect(f"{self._folder}/root/agent.socket")
+        if sock.recv(1) != b"H":
+            raise TestbedError("the enclosure does not answer")
+        sock.settimeout(None)
+        return sock
+
+
 class Testbed(Host):
     """memory, cpus: of the testbed (more than one CPU is for experiments: see kvmhold.c for what
     TCG makes of it). programs: (files here) that stand in /bin there, with their libraries;
@@ -342,7 +479,7 @@ class Testbed(Host):
     guest_kinds: those found in /guests/KIND/. counted: each instruction takes a nanosecond and idle
     time none, on one CPU: times then do not depend on what else this machine does."""
 
-    name = "testbed"
+    name = "testbed-kvm"
     guests = "/guests"
 
     def __init__(self, memory="4G", cpus=1, programs=(), more_programs=(), files=(), disks=(),
@@ -367,48 +504,14 @@ class Testbed(Host):
     # --- what is in it ---
 
     def _archive(self):
-        archive = cpio.Archive()
+        archive = userland(self._programs, self._more_programs, self._peers)
         archive.device("/dev/console", "c", 5, 1)
-        archive.busybox()
-        for folder in ("/proc", "/sys", "/dev", "/run", "/root", "/etc", "/lib64"):
-            archive.folder(folder)
-        archive.folder("/tmp", 0o1777)
         with open(os.path.join(HERE, "testbed-init"), encoding="ascii") as file:
             archive.text("/init", file.read(), 0o755)
-        for name in ("agent", "kvmhold", "mknetdev"):
-            archive.file(f"/bin/{name}", helper_program(name), 0o755)
-        self._add_etc(archive)
         self._add_modules(archive)
-        for program in self._programs:
-            archive.program(f"/bin/{os.path.basename(program)}", program)
-        for there, program in self._more_programs:
-            archive.program(there, program)
-        for name in ("e2fsck", "mke2fs", "dumpe2fs"):
-            path = shutil.which(name, path="/sbin:/usr/sbin:/bin:/usr/bin")
-            if path:
-                archive.program(f"/sbin/{name}", path)
-        if self._peers:
-            archive.program(f"/usr/bin/{QEMU}", shutil.which(QEMU))
-            for folder in QEMU_DATA:
-                for name in QEMU_FILES:
-                    if os.path.exists(f"{folder}/{name}"):
-                        archive.file(f"/usr/share/qemu/{name}", f"{folder}/{name}")
         for there, here in self._files:
             archive.file(there, here)
         return archive
-
-    @staticmethod
-    def _add_etc(archive):
-        archive.text("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"
-                     "hull:x:1000:1000:in the group kvm:/tmp:/bin/sh\n"
-                     "other:x:1001:1001:not in it:/tmp:/bin/sh\n")
-        archive.text("/etc/group", "root:x:0:\nkvm:x:36:hull\nhull:x:1000:\nother:x:1001:\n")
-        archive.text("/etc/shadow", "root::1::::::\nhull::1::::::\nother::1::::::\n", 0o600)
-        archive.text("/etc/subuid", "hull:100000:65536\n")
-        archive.text("/etc/subgid", "hull:100000:65536\n")
-        archive.text("/etc/hosts", "127.0.0.1 localhost testbed\n")
-        archive.text("/etc/resolv.conf", "nameserver 10.0.3.3\n")
-        archive.text("/etc/profile", "export PS1='testbed# '\n")
 
     @staticmethod
     def _add_modules(archive):
