@@ -58,6 +58,14 @@ static uint64_t operand(struct soft_cpu *cpu, const struct insn *insn, unsigned 
     return la;
 }
 
+/* Of FXSAVE and FXRSTOR: an address that is wrong in itself comes before its alignment, #SS before
+ * #GP. In the XSAVE family it is the other way round, as on AMD's processors. */
+static uint64_t legacy_operand(struct soft_cpu *cpu, const struct insn *insn, bool write)
+{
+    mmu_check_canonical(cpu, insn_linear(cpu, insn, FXSAVE_BYTES, write), FXSAVE_BYTES);
+    return operand(cpu, insn, 16, FXSAVE_BYTES, write);
+}
+
 /* --- the legacy region --- */
 
 /* Its first 24 bytes: without REX.W the pointers are 32 bits and a selector, which in 64-bit code
@@ -105,7 +113,7 @@ static void fxsave(struct soft_cpu *cpu, const struct insn *insn)
 {
     uint8_t image[LEGACY_SAVED];
     gate_fxsave(cpu);
-    uint64_t la = operand(cpu, insn, 16, FXSAVE_BYTES, true);
+    uint64_t la = legacy_operand(cpu, insn, true);
     mmu_check(cpu, la, FXSAVE_BYTES, true);
     memcpy(image, &cpu->fpu, sizeof(image));
     put_x87_header(cpu, insn, image);
@@ -116,7 +124,7 @@ static void fxrstor(struct soft_cpu *cpu, const struct insn *insn)
 {
     uint8_t image[FXSAVE_BYTES];
     gate_fxsave(cpu);
-    mmu_read_bytes(cpu, operand(cpu, insn, 16, FXSAVE_BYTES, false), image, FXSAVE_BYTES);
+    mmu_read_bytes(cpu, legacy_operand(cpu, insn, false), image, FXSAVE_BYTES);
     check_mxcsr(cpu, get32(image + X87_MXCSR));
     get_x87(cpu, insn, image);
     fpu_set_mxcsr(cpu, get32(image + X87_MXCSR));

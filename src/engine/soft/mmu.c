@@ -268,6 +268,12 @@ _Noreturn static void raise_not_canonical(struct soft_cpu *cpu)
     soft_raise_error(cpu, stack ? EXC_SS : EXC_GP, 0);
 }
 
+void mmu_check_canonical(struct soft_cpu *cpu, uint64_t la, unsigned len)
+{
+    if (!soft_canonical(la) || !soft_canonical(la + len - 1))
+        raise_not_canonical(cpu);
+}
+
 static struct page page_at(struct soft_cpu *cpu, uint64_t la, struct mmu_access access,
                            bool cacheable)
 {
