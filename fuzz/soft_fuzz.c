@@ -17,6 +17,7 @@
  * outside of the guest's memory has changed; a ROM is as it was.
  */
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -96,11 +97,13 @@ struct guest {
     uint64_t random;
 };
 
-static void check(bool good)
-{
-    if (!good)
-        abort();
-}
+#define check(condition)                                                                           \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            fprintf(stderr, "line %d: not %s\n", __LINE__, #condition);                            \
+            abort();                                                                               \
+        }                                                                                          \
+    } while (0)
 
 static uint64_t random64(struct guest *g)
 {
@@ -616,7 +619,6 @@ static void check_state(struct engine_vcpu *vcpu)
     check(!cpu->exclusive && cpu->mode.cpl <= 3);
     check(!(cpu->cr0 & CPU_CR0_PG) || cpu->cr0 & CPU_CR0_PE);
     check(!(cpu->efer & CPU_EFER_LMA) || (cpu->cr4 & CPU_CR4_PAE && cpu->cr0 & CPU_CR0_PG));
-    check(soft_canonical(cpu->rip) || cpu->mode.code_bits != 64);
 }
 
 static void *run(void *ctx)
