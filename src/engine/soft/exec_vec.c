@@ -391,10 +391,37 @@ static void prepare_mxcsr(const struct soft_cpu *cpu, struct vec_frame *frame)
     /* An unmasked underflow is any tiny result, a masked one an inexact tiny result; but with
      * flush to zero every tiny one is flagged (SDM vol. 1, 4.9.1.5). Without a tiny result that
      * mode changes nothing, and with one the exception is raised. What is not known then is
-     * whether the result is inexact beside it; and VCVTPS2PH, which does not flush, misses results
-     * that are tiny and exact. */
+     * whether the result is inexact beside it. VCVTPS2PH does not flush: exact_tiny_half(). */
     if (frame->unmasked & MXCSR_UE)
         frame->mxcsr |= MXCSR_FTZ;
+}
+
+static bool is_to_half(const struct insn *insn)
+{
+    return insn->opcode->feature == FEAT_F16C && insn->opcode_byte == 0x1d;
+}
+
+/*
+ * Has the source of VCVTPS2PH an element whose result is tiny and exact: 2^-24 to below 2^-14, and
+ * a multiple of 2^-24? Where underflow is not masked that is one (SDM vol. 1, 4.9.1.5). The other
+ * tiny ones are inexact, which the host flags.
+ */
+static bool exact_tiny_half(const struct soft_cpu *cpu, const struct insn *insn)
+{
+    for (unsigned at = 0; at < insn->op_bytes; at += 4) {
+        const uint8_t *from =
+            at < 16 ? cpu->fpu.xmm[insn->reg] + at : cpu->fpu.ymm_hi[insn->reg] + (at - 16);
+        uint32_t bits;
+        memcpy(&bits, from, 4);
+        unsigned exponent = bits >> 23 & 255; /* 127: of 1 to below 2 */
+        if (exponent < 127 - 24 || exponent >= 127 - 14)
+            continue;
+        /* Of 24 bits with the implied one, those below 2^-24. */
+        uint32_t below = (1u << (126 - exponent)) - 1;
+        if (!((bits | 1u << 23) & below & 0xffffff))
+            return true;
+    }
+    return false;
 }
 
 /* Exceptions found before the operation (invalid, denormal, divide) keep those of the result
@@ -498,6 +525,9 @@ static void vec_any(struct soft_cpu *cpu, const struct insn *insn)
         frame.gpr = cpu->gpr[insn->rm];
     if (attr & ATTR_FP)
         prepare_mxcsr(cpu, &frame);
+    if (attr & ATTR_FP && frame.unmasked & MXCSR_UE && is_to_half(insn) &&
+        exact_tiny_half(cpu, insn))
+        frame.mxcsr |= MXCSR_UE; /* flags stay set */
     run(cpu, insn, &frame, rm);
     if (mmx && attr & ATTR_FP && frame.mxcsr & frame.unmasked)
         memcpy(&cpu->fpu, x87, sizeof(x87));
@@ -595,7 +625,7 @@ static soft_exec_fn *bind_code(const struct soft_cpu *cpu, struct insn *insn)
         (insn->is_mem && attr & ATTR_MEM_WRITE))
         return vec_any;
     if (attr & ATTR_FP)
-        return vec_float;
+        return is_to_half(insn) ? vec_any : vec_float;
     return insn->is_mem ? vec_load : vec_registers;
 }
 

@@ -205,8 +205,7 @@ static bool is_of_memory(int vector)
  * An access that nothing depends on may fault: that of MASKMOVDQU with an empty mask (SDM vol. 2),
  * and of parts of XRSTOR's area that are not restored. AMD's processors refuse VPINSRQ and VPEXTRQ
  * outside of 64-bit code, where they are VPINSRD and VPEXTRD to the SDM; and LOCK MOV CR0 is a MOV
- * CR8 to them (APM vol. 3, MOV CRn), which the models do not offer. What the engine does not know
- * of VCVTPS2PH: exec_vec.c, prepare_mxcsr().
+ * CR8 to them (APM vol. 3, MOV CRn), which the models do not offer.
  */
 static bool host_is_stricter(const struct diff_case *c, const struct diff_result *got,
                              const struct diff_result *want)
@@ -214,8 +213,6 @@ static bool host_is_stricter(const struct diff_case *c, const struct diff_result
     const struct insn *insn = &c->d->insn;
     if (insn->op == OP_UD)
         return insn->bytes[0] == 0xf0 && got->vector == EXC_UD && want->vector == EXC_GP;
-    if (want->vector == EXC_XM)
-        return strcmp(insn->opcode->name, "vcvtps2ph") == 0;
     if (want->vector == EXC_UD)
         return c->d->code_bits == 32 && (strcmp(insn->opcode->name, "vpinsrd") == 0 ||
                                          strcmp(insn->opcode->name, "vpextrd") == 0);

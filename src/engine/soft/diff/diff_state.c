@@ -13,9 +13,6 @@
 #define TRIES      30
 #define REPEAT_MAX 80
 
-/* The host may have them; the engine has not. */
-#define COMPONENTS_AVX512 0xe0ULL
-
 /* W writable, R read-only, - missing: two of a kind beside each other, and every change. */
 const char diff_page_kinds[DIFF_PAGES + 1] = "-WWRW-RRW-WWW-R-";
 
@@ -408,8 +405,8 @@ static void poke_image(struct diff_random *r, struct diff_case *c, uint64_t la)
         format ^= 1ULL << diff_below(r, 64);
     if (diff_one_in(r, 16))
         present |= 1ULL << (3 + diff_below(r, 6));
-    present &= ~COMPONENTS_AVX512;
-    format &= ~COMPONENTS_AVX512;
+    present &= ~XSAVE_AVX512;
+    format &= ~XSAVE_AVX512;
     memcpy(f.header, &present, 8);
     memcpy(f.header + 8, &format, 8);
     if (diff_one_in(r, 16))
@@ -586,7 +583,7 @@ static void prepare_exchange(struct diff_random *r, struct diff_case *c, const u
 static bool saves_more(const struct diff_case *c)
 {
     return c->d->insn.op >= OP_XSAVE && c->d->insn.op < OP_VEC_END &&
-           (c->start.gpr[CPU_RAX] & COMPONENTS_AVX512) != 0;
+           (c->start.gpr[CPU_RAX] & XSAVE_AVX512) != 0;
 }
 
 /* --- all together --- */
