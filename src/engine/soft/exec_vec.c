@@ -505,7 +505,6 @@ static void vec_any(struct soft_cpu *cpu, const struct insn *insn)
     uint32_t attr = insn->opcode->attr;
     uint64_t rm = insn->rm * 16ull, la = 0;
     bool store = insn->is_mem && attr & ATTR_MEM_WRITE, mmx = uses_mmx(insn);
-    uint8_t x87[offsetof(struct soft_fpu, xmm)];
     gate(cpu, attr);
     if (mmx && !x87_ready(cpu, insn))
         return;
@@ -516,11 +515,9 @@ static void vec_any(struct soft_cpu *cpu, const struct insn *insn)
     } else if (insn->is_mem) {
         rm = address_bits(fetch_operand(cpu, insn, &frame));
     }
-    if (mmx) {
-        if (attr & ATTR_FP)
-            memcpy(x87, &cpu->fpu, sizeof(x87));
+    /* Before the operation, which may raise #XM: as on AMD's processors. */
+    if (mmx)
         mmx_rotate(cpu);
-    }
     if (!insn->is_mem && attr & ATTR_GPR_RM)
         frame.gpr = cpu->gpr[insn->rm];
     if (attr & ATTR_FP)
@@ -529,8 +526,6 @@ static void vec_any(struct soft_cpu *cpu, const struct insn *insn)
         exact_tiny_half(cpu, insn))
         frame.mxcsr |= MXCSR_UE; /* flags stay set */
     run(cpu, insn, &frame, rm);
-    if (mmx && attr & ATTR_FP && frame.mxcsr & frame.unmasked)
-        memcpy(&cpu->fpu, x87, sizeof(x87));
     if (attr & ATTR_FP)
         finish_mxcsr(cpu, &frame);
     if (insn->op == OP_VEC_FLAGS)

@@ -152,15 +152,13 @@ static void maskmovdqu(struct soft_cpu *cpu, const struct insn *insn)
 
 static void maskmovq(struct soft_cpu *cpu, const struct insn *insn)
 {
-    unsigned top = x87_top(cpu);
     if (cpu->cr0 & (CR0_EM | CR0_TS))
         soft_raise(cpu, cpu->cr0 & CR0_EM ? EXC_UD : EXC_NM);
     if (!x87_ready(cpu, insn))
         return;
-    /* MMn is physical register n, whose slot depends on TOP; that changes only after the stores. */
-    store_bytes(cpu, insn, cpu->fpu.st[(insn->reg - top) & 7], cpu->fpu.st[(insn->rm - top) & 7],
-                8);
+    /* A store that faults leaves it so, as on AMD's processors. */
     mmx_rotate(cpu);
+    store_bytes(cpu, insn, cpu->fpu.st[insn->reg], cpu->fpu.st[insn->rm], 8);
 }
 
 soft_exec_fn *vec_mask_bind(const struct insn *insn)

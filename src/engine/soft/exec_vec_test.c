@@ -198,6 +198,7 @@ _Static_assert(offsetof(struct native, saved_mxcsr) == 1036, "native_run");
 static sigjmp_buf on_signal;
 static volatile sig_atomic_t signal_seen;
 static uint32_t signal_mxcsr;
+static uint8_t signal_x87[offsetof(struct soft_fpu, xmm)]; /* all that is before the vectors */
 
 static void handler(int number, siginfo_t *info, void *context)
 {
@@ -205,6 +206,7 @@ static void handler(int number, siginfo_t *info, void *context)
     (void)info;
     signal_seen = number;
     signal_mxcsr = uc->uc_mcontext.fpregs->mxcsr;
+    memcpy(signal_x87, uc->uc_mcontext.fpregs, sizeof(signal_x87));
     siglongjmp(on_signal, 1);
 }
 
@@ -438,6 +440,7 @@ static bool same_state(const struct insn *insn, const struct soft_fpu *start, st
                            : mxcsr & ~mxcsr >> MXCSR_MASK_SHIFT & MXCSR_OE_UE ? MXCSR_PE
                                                                               : 0;
         mxcsr |= unknown;
+        memcpy(&want, signal_x87, sizeof(signal_x87)); /* MMX may have begun */
         got.x87[X87_MXCSR] |= (uint8_t)unknown;
         memcpy(want.x87 + X87_MXCSR, &mxcsr, 4);
     }

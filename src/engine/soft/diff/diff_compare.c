@@ -124,14 +124,11 @@ static const char *compare_fpu(const struct diff_case *c, const struct diff_resu
                                const struct diff_result *want)
 {
     const struct soft_fpu *a = &got->state.fpu, *b = &want->state.fpu;
-    /* Whether an instruction of MMX that faults has yet left the x87 stack is not said. */
-    bool mmx =
-        want->vector >= 0 && c->d->insn.opcode->attr & (ATTR_MMX | ATTR_MMX_REG | ATTR_MMX_RM);
-    if (!mmx && memcmp(a->x87, b->x87, X87_MXCSR) != 0)
+    if (memcmp(a->x87, b->x87, X87_MXCSR) != 0)
         return "x87 control state";
     if (memcmp(a->x87 + X87_MXCSR, b->x87 + X87_MXCSR, 4) != 0)
         return "MXCSR";
-    for (unsigned i = 0; i < 8 && !mmx; i++) {
+    for (unsigned i = 0; i < 8; i++) {
         if (memcmp(a->st[i], b->st[i], 10) != 0)
             return "x87 or MMX registers";
     }
