@@ -427,7 +427,13 @@ static void run_careful(struct soft_cpu *cpu)
     bool step = cpu->rflags & RFLAGS_TF;
     cpu->dr6_pending = 0;
     cpu->debug.hit = 0;
-    run_block(cpu, block_find(cpu));
+    const struct block *block = block_find(cpu);
+    unsigned op = block->insns[0].op;
+    run_block(cpu, block);
+    /* The interrupts of software clear TF, and no trap comes behind them (SDM vol. 3, 17.3.1.4). */
+    if ((op == OP_INT || op == OP_INT3 || op == OP_INT1 || op == OP_INTO) &&
+        !(cpu->rflags & RFLAGS_TF))
+        step = false;
     if (cpu->debug.hit)
         stop_for_debugger(cpu, ENGINE_STOP_HARDWARE, cpu->debug.hit - 1);
     if (cpu->debug.on && cpu->debug.want.step)
@@ -442,6 +448,9 @@ static void run_careful(struct soft_cpu *cpu)
 
 static void run_instructions(struct soft_cpu *cpu)
 {
+    /* An interrupt that waits behind STI's shadow comes after one instruction: it may be followed
+     * by CLI. */
+    cpu->stop_block = cpu->no_interrupt && events_now(cpu) & events_wanted(cpu);
     cpu->no_interrupt = false;
     if (__builtin_expect(cpu->mode.careful, 0)) {
         run_careful(cpu);
