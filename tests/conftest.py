@@ -92,7 +92,7 @@ def hosts():
             running.pop(name).stop()
         if name not in running:
             programs = {"programs": [os.path.join(BUILD, name) for name in PROGRAMS],
-                        "more_programs": sanitized_programs() + machine.stub_programs()}
+                        "more_programs": sanitized_programs() + machine.bare_programs()}
             if name == "testbed-kvm":
                 running[name] = testbed.Testbed(memory=testbed.default_memory(), guest_kinds=KINDS,
                                                 peers=True, **programs).start()

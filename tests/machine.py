@@ -161,18 +161,28 @@ def complaints(raw_dmesg):
 # --- bare stubs: kernels of a few instructions ---
 
 
-def stub_image(name):
-    """The path of a bare Multiboot image of bench/stub.S, built when it is not there."""
-    source = os.path.join(testbed.TOP, "bench", "stub.S")
-    path = os.path.join(testbed.TOP, "build", "testbed", f"stub-{name}")
+HERE = os.path.dirname(os.path.abspath(__file__))
+# Name: source, options of the compiler.
+IMAGES = {f"stub-{name}": ("bench/stub.S", [
+    "-Wl,-Ttext=0x100000", "-Wl,--section-start=.note.Xen=0x100200", "-Wl,-n",
+    f"-DSTUB_{name.upper().replace('-', '_')}"]) for name in STUBS}
+IMAGES["realmode"] = ("tests/realmode.S", ["-Wl,-Ttext=0x8000,--oformat=binary"])
+IMAGES["realmode-limits"] = ("tests/realmode.S", ["-Wl,-Ttext=0x8000,--oformat=binary", "-DLIMITS"])
+
+
+def bare_image(name):
+    """The path of a bare Multiboot image, built when it is not there."""
+    source, options = IMAGES[name]
+    source = os.path.join(testbed.TOP, source)
+    path = os.path.join(testbed.TOP, "build", "testbed", name)
     if not os.path.exists(path) or os.path.getmtime(path) < os.path.getmtime(source):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        define = "STUB_" + name.upper().replace("-", "_")
+        partial = f"{path}.{os.getpid()}"
         subprocess.run(["gcc", "-m32", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none",
-                        "-Wl,-Ttext=0x100000", "-Wl,--section-start=.note.Xen=0x100200", "-Wl,-n",
-                        f"-D{define}", "-o", path, source], check=True)
+                        *options, "-o", partial, source], check=True)
+        os.replace(partial, path)
     return path
 
 
-def stub_programs():
-    return [(f"/stubs/{name}", stub_image(name)) for name in STUBS]
+def bare_programs():
+    return [(f"/stubs/{name.removeprefix('stub-')}", bare_image(name)) for name in IMAGES]
