@@ -26,9 +26,15 @@ import time
 import cpio
 
 SUITE = "bookworm"
-# What the disk image is made of; a change makes a new one.
-DEBIAN_PACKAGES = ("sysvinit-core", "iproute2", "iputils-ping", "isc-dhcp-client", "curl",
-                   "ca-certificates", "kmod", "procps", "e2fsprogs", "udev", "nano")
+# What the disk images are made of; a change makes new ones. small: a prompt in a second. full: what
+# an installation has, with systemd and tools that are a processor's work.
+DEBIAN_PACKAGES = {
+    "small": ("sysvinit-core", "iproute2", "iputils-ping", "isc-dhcp-client", "curl",
+              "ca-certificates", "kmod", "procps", "e2fsprogs", "udev", "nano"),
+    "full": ("systemd-sysv", "dbus", "udev", "kmod", "login", "procps", "iproute2", "ifupdown",
+             "isc-dhcp-client", "e2fsprogs", "gcc", "libc6-dev", "python3", "openssl", "gzip",
+             "logrotate", "cron", "rsyslog", "systemd-timesyncd"),
+}
 DEBIAN_SIZE = "2G"
 DEBIAN_VERSION = 5
 
@@ -376,14 +382,16 @@ def script_word(script):
     return "hull.sh=" + base64.b64encode(script.encode()).decode()
 
 
-def debian_path():
-    return os.path.join(cache_folder(), f"debian-{SUITE}-{DEBIAN_VERSION}.ext4")
+def debian_path(kind="small"):
+    name = "debian" if kind == "small" else f"debian-{kind}"
+    return os.path.join(cache_folder(), f"{name}-{SUITE}-{DEBIAN_VERSION}.ext4")
 
 
-def debian():
+def debian(kind="small"):
     """The path of a disk image with a Debian root file system: an ext4 file system without a
-    partition table; root logs in on ttyS0 by itself. Callers copy it before they write to it."""
-    path = debian_path()
+    partition table. small: root logs in on ttyS0 by itself; full: as Debian is installed, and root
+    has no password. Callers copy it before they write to it."""
+    path = debian_path(kind)
     if os.path.exists(path):
         return path
     this = kernel("cloud")
@@ -393,7 +401,7 @@ def debian():
             say("making a Debian disk image (once, about half a minute)")
             partial = tempfile.mkdtemp(prefix="hull-debian-")
             try:
-                _make_debian(partial, this, path)
+                _make_debian(partial, kind, this, path)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
             say(f"{path}: {os.stat(path).st_blocks * 512 / 1e6:.0f} MB, "
@@ -401,9 +409,10 @@ def debian():
     return path
 
 
-def _make_debian(folder, this, path):
+def _make_debian(folder, kind, this, path):
     tar = f"{folder}/root.tar"
-    _run(["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(DEBIAN_PACKAGES)}",
+    _run(["mmdebstrap", "--quiet", "--variant=minbase",
+          f"--include={','.join(DEBIAN_PACKAGES[kind])}",
           "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
           "--dpkgopt=path-exclude=/usr/share/locale/*", SUITE, tar])
     # Owners and device nodes need root, or fakeroot that remembers them for mke2fs.
@@ -411,7 +420,7 @@ def _make_debian(folder, this, path):
 mkdir {folder}/root
 tar -x -p -f {tar} -C {folder}/root
 rm {tar}
-sh {HERE}/debian-setup {folder}/root {this.folder}
+sh {HERE}/debian-setup {kind} {folder}/root {this.folder}
 cd {folder}/root
 mke2fs -q -t ext4 -L debian -E root_owner=0:0 -d . {path}.part {DEBIAN_SIZE}
 """
