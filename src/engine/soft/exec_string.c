@@ -12,6 +12,8 @@
 
 /* Bytes that one execution of a repeated instruction moves at the most. */
 #define REPEAT_MAX_BYTES (64u << 10)
+/* What an element by itself takes of that: as long as so many bytes in bulk, or less (a device). */
+#define SINGLE_BYTES 64u
 
 static uint64_t address_reg(const struct soft_cpu *cpu, const struct insn *i, unsigned reg)
 {
@@ -60,6 +62,13 @@ static uint64_t piece(const struct soft_cpu *cpu, const struct insn *i, uint64_t
 {
     uint64_t most = cpu->mode.careful ? 1 : REPEAT_MAX_BYTES / i->op_bytes;
     return left < most ? left : most;
+}
+
+/* What is left of a piece after n elements, which 1 says were not done in bulk. */
+static uint64_t charge(uint64_t left, uint64_t n, unsigned bytes)
+{
+    uint64_t cost = n > 1 ? n : SINGLE_BYTES / bytes;
+    return left > cost ? left - cost : 0;
 }
 
 /* Without a prefix it is done; else look whether something else wants the processor. */
@@ -171,7 +180,7 @@ static void movs(struct soft_cpu *cpu, const struct insn *i)
         advance(cpu, i, CPU_RSI, n * bytes);
         advance(cpu, i, CPU_RDI, n * bytes);
         consume(cpu, i, n);
-        left -= n;
+        left = charge(left, n, bytes);
         if (cpu->stop_block)
             break;
     }
@@ -189,7 +198,7 @@ static void stos(struct soft_cpu *cpu, const struct insn *i)
         }
         advance(cpu, i, CPU_RDI, n * bytes);
         consume(cpu, i, n);
-        left -= n;
+        left = charge(left, n, bytes);
         if (cpu->stop_block)
             break;
     }
@@ -199,7 +208,8 @@ static void stos(struct soft_cpu *cpu, const struct insn *i)
 static void lods(struct soft_cpu *cpu, const struct insn *i)
 {
     unsigned bytes = i->op_bytes;
-    for (uint64_t left = piece(cpu, i, elements_left(cpu, i)); left > 0; left--) {
+    for (uint64_t left = piece(cpu, i, elements_left(cpu, i)); left > 0;
+         left = charge(left, 1, bytes)) {
         uint64_t value = mmu_read_sized(cpu, source_linear(cpu, i, bytes), bytes);
         int_put_reg(cpu, i, CPU_RAX, bytes, value);
         advance(cpu, i, CPU_RSI, bytes);
@@ -231,7 +241,8 @@ static bool repeat_ends(const struct soft_cpu *cpu, const struct insn *i)
 static void cmps(struct soft_cpu *cpu, const struct insn *i)
 {
     unsigned bytes = i->op_bytes;
-    for (uint64_t left = piece(cpu, i, elements_left(cpu, i)); left > 0; left--) {
+    for (uint64_t left = piece(cpu, i, elements_left(cpu, i)); left > 0;
+         left = charge(left, 1, bytes)) {
         uint64_t a = mmu_read_sized(cpu, source_linear(cpu, i, bytes), bytes);
         uint64_t b = mmu_read_sized(cpu, destination_linear(cpu, i, bytes, false), bytes);
         compare(cpu, bytes, a, b);
@@ -247,7 +258,8 @@ static void cmps(struct soft_cpu *cpu, const struct insn *i)
 static void scas(struct soft_cpu *cpu, const struct insn *i)
 {
     unsigned bytes = i->op_bytes;
-    for (uint64_t left = piece(cpu, i, elements_left(cpu, i)); left > 0; left--) {
+    for (uint64_t left = piece(cpu, i, elements_left(cpu, i)); left > 0;
+         left = charge(left, 1, bytes)) {
         uint64_t b = mmu_read_sized(cpu, destination_linear(cpu, i, bytes, false), bytes);
         compare(cpu, bytes, cpu->gpr[CPU_RAX], b);
         advance(cpu, i, CPU_RDI, bytes);
@@ -277,7 +289,7 @@ static void ins(struct soft_cpu *cpu, const struct insn *i)
         }
         advance(cpu, i, CPU_RDI, n * bytes);
         consume(cpu, i, n);
-        left -= n;
+        left = charge(left, n, bytes);
         if (cpu->stop_block)
             break;
     }
@@ -301,7 +313,7 @@ static void outs(struct soft_cpu *cpu, const struct insn *i)
         }
         advance(cpu, i, CPU_RSI, n * bytes);
         consume(cpu, i, n);
-        left -= n;
+        left = charge(left, n, bytes);
         if (cpu->stop_block)
             break;
     }
