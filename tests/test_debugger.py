@@ -51,15 +51,18 @@ def test_debugger(hull):
     session = hull.start("true", "--gdb", f"127.0.0.1:{PORT},wait")
     hull.host.run(f"until netstat -lnt | grep -q :{PORT}; do usleep 50000; done", timeout=30).check()
     with relay(hull.host, PORT) as port:
-        script = [f"target remote 127.0.0.1:{port}", f"hbreak *{entry}", "continue", "p/x $pc",
-                  "x/4xb $pc", "stepi", "p/x $pc", "p/x $cr0", "info threads", "monitor registers",
-                  "delete", "detach"]
+        # The emulated processor of the testbed gives KVM no breakpoints of either kind.
+        breaks = hull.host.name != "testbed-kvm"
+        script = [f"target remote 127.0.0.1:{port}",
+                  *([f"hbreak *{entry}", "continue"] if breaks else []), "p/x $pc", "x/4xb $pc",
+                  "stepi", "p/x $pc", "p/x $cr0", "info threads", "monitor registers", "delete",
+                  "detach"]
         words = [word for line in script for word in ("-ex", line)]
         output = subprocess.run(["gdb", "-batch", "-nx", *words], stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT, text=True, timeout=120, check=False).stdout
-    assert f"$1 = {hex(entry)}" in output, output
-    second = re.search(r"\$2 = (0x[0-9a-f]+)", output)
-    assert second and entry < int(second.group(1), 16) <= entry + 15, output
+    first, second = (int(pc, 16) for pc in re.findall(r"(?m)^\$[12] = (0x[0-9a-f]+)", output))
+    assert first == entry or not breaks, output
+    assert first < second <= first + 15, output
     assert "vCPU 0" in output, output
     assert re.search(r"efer \d+", output), output
     assert session.wait(240) == POWEROFF, session.output
