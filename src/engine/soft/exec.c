@@ -216,8 +216,7 @@ uint64_t int_locked(struct soft_cpu *cpu, const struct insn *insn, uint64_t la, 
 static uint64_t stack_linear(struct soft_cpu *cpu, uint64_t rsp, unsigned size, bool write)
 {
     uint64_t offset = rsp & soft_stack_mask(cpu);
-    if (soft_code64(cpu) && !soft_canonical(offset))
-        soft_raise_error(cpu, EXC_SS, 0);
+    soft_check_stack(cpu, offset, size);
     return soft_linear(cpu, SEG_SS, offset, size, write);
 }
 

@@ -82,6 +82,13 @@ static inline uint64_t soft_linear(struct soft_cpu *cpu, unsigned seg, uint64_t 
     return (cpu->seg_base[seg] + offset) & cpu->mode.linear_mask;
 }
 
+/* An operand of the stack in 64-bit code: raises #SS where an end of it is not canonical. */
+static inline void soft_check_stack(struct soft_cpu *cpu, uint64_t offset, unsigned size)
+{
+    if (soft_code64(cpu) && !(soft_canonical(offset) && soft_canonical(offset + size - 1)))
+        soft_raise_error(cpu, EXC_SS, 0);
+}
+
 static inline uint64_t insn_linear(struct soft_cpu *cpu, const struct insn *insn, unsigned size,
                                    bool write)
 {

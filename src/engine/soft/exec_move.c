@@ -436,8 +436,7 @@ static void popa(struct soft_cpu *cpu, const struct insn *i)
 static uint64_t frame_linear(struct soft_cpu *cpu, uint64_t address, unsigned bytes, bool write)
 {
     uint64_t at = address & soft_stack_mask(cpu);
-    if (soft_code64(cpu) && !soft_canonical(at))
-        soft_raise_error(cpu, EXC_SS, 0);
+    soft_check_stack(cpu, at, bytes);
     return soft_linear(cpu, SEG_SS, at, bytes, write);
 }
 
@@ -471,8 +470,7 @@ static void leave(struct soft_cpu *cpu, const struct insn *i)
     unsigned bytes = i->op_bytes;
     uint64_t saved_rsp = cpu->gpr[CPU_RSP];
     uint64_t mask = soft_stack_mask(cpu), at = cpu->gpr[CPU_RBP] & mask;
-    if (soft_code64(cpu) && !soft_canonical(at))
-        soft_raise_error(cpu, EXC_SS, 0);
+    soft_check_stack(cpu, at, bytes);
     uint64_t value = mmu_read_sized(cpu, soft_linear(cpu, SEG_SS, at, bytes, false), bytes);
     cpu->gpr[CPU_RSP] = saved_rsp;
     soft_set_rsp(cpu, cpu->gpr[CPU_RBP] + bytes);

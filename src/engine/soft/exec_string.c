@@ -110,7 +110,7 @@ static uint64_t bulk_span(struct soft_cpu *cpu, const struct insn *i, unsigned s
     if (cpu->rflags & RFLAGS_DF || cpu->mode.careful || !(flat >> seg & 1) || want < 2)
         return 0;
     uint64_t la = (cpu->seg_base[seg] + at) & cpu->mode.linear_mask;
-    if (soft_code64(cpu) && !soft_canonical(la))
+    if (soft_code64(cpu) && !(soft_canonical(la) && soft_canonical(la + bytes - 1)))
         return 0;
     if ((i->addr_mask - at) / bytes < want)
         want = (i->addr_mask - at) / bytes;

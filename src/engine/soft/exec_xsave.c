@@ -59,10 +59,11 @@ static uint64_t operand(struct soft_cpu *cpu, const struct insn *insn, unsigned 
 }
 
 /* Of FXSAVE and FXRSTOR: an address that is wrong in itself comes before its alignment, #SS before
- * #GP. In the XSAVE family it is the other way round, as on AMD's processors. */
+ * #GP, and that before an end that is not canonical. In the XSAVE family it is alignment first.
+ * Both as on AMD's processors. */
 static uint64_t legacy_operand(struct soft_cpu *cpu, const struct insn *insn, bool write)
 {
-    mmu_check_canonical(cpu, insn_linear(cpu, insn, FXSAVE_BYTES, write), FXSAVE_BYTES);
+    mmu_check_canonical(cpu, insn_linear(cpu, insn, FXSAVE_BYTES, write), 1);
     return operand(cpu, insn, 16, FXSAVE_BYTES, write);
 }
 

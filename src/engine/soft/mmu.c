@@ -430,6 +430,7 @@ static void access_bytes(struct soft_cpu *cpu, uint64_t la, void *buf, unsigned 
 {
     struct mmu_access access = access_of(cpu, write);
     unsigned part = first_part(la, size);
+    mmu_check_canonical(cpu, la, size);
     struct page first = page_at(cpu, la, access, true), second = {0};
     uint64_t second_la = next_page(cpu, la);
     if (part < size)
@@ -481,6 +482,7 @@ void mmu_write_bytes(struct soft_cpu *cpu, uint64_t la, const void *buf, unsigne
 void mmu_check(struct soft_cpu *cpu, uint64_t la, unsigned len, bool write)
 {
     struct mmu_access access = access_of(cpu, write);
+    mmu_check_canonical(cpu, la, len);
     page_at(cpu, la, access, true);
     if (first_part(la, len) < len)
         page_at(cpu, next_page(cpu, la), access, true);

@@ -131,8 +131,8 @@ void mmu_write_bytes(struct soft_cpu *cpu, uint64_t la, const void *buf, unsigne
 /* Raise what a write (read) of len bytes would raise, and no more: for instructions that change
  * several things. */
 void mmu_check(struct soft_cpu *cpu, uint64_t la, unsigned len, bool write);
-/* Raise #GP, or #SS through SS, unless both ends of the operand are canonical: for instructions
- * that check something else of the address before they access memory. */
+/* Raise #GP, or #SS through SS, unless both ends of the operand are canonical. All accesses do so
+ * before they look at any page; this is for instructions that check something else before. */
 void mmu_check_canonical(struct soft_cpu *cpu, uint64_t la, unsigned len);
 
 /* The same as supervisor accesses whatever CPL: descriptor tables, TSS. size 1, 2, 4, 8. */

@@ -13,8 +13,8 @@
  * Both sides see the same linear addresses: an arena of pages, some of which are read-only and some
  * of which are missing, so that operands cross into pages that fault. Its contents are two copies
  * that stay equal as long as both sides do the same. Every access of an instruction is worked out
- * beforehand (diff_state.c) and must lie in the arena, in the empty space around it, or at an
- * address that is not canonical: nothing of the process itself can be hit.
+ * beforehand (diff_state.c) and must lie in the arena, in the empty space around it, or at or
+ * beside addresses that are not canonical: nothing of the process itself can be hit.
  *
  * Instructions run at CPL 3, in 64-bit code or in 32-bit code of the same process.
  */
@@ -66,6 +66,9 @@ static inline bool diff_one_in(struct diff_random *r, unsigned n)
 #define DIFF_SLOT  512u /* from one instruction to the next: relative branches stay between */
 #define DIFF_SLOTS 96u
 #define DIFF_GS    0x0ff01230ULL /* base of GS in 64-bit code */
+/* Addresses that are not canonical are between. Linux maps nothing in the page before. */
+#define DIFF_GAP     0x0000800000000000ULL
+#define DIFF_GAP_END 0xffff800000000000ULL
 
 /* Pages of the arena: W writable, R read-only, - missing. */
 extern const char diff_page_kinds[DIFF_PAGES + 1];

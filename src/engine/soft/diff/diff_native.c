@@ -23,6 +23,7 @@
 #define POINTERS       (DIFF_CODE + CODE_BYTES) /* a page behind the slots */
 #define INT3           0xcc
 #define TRAP_PF        14
+#define ERROR_PRESENT  0x01u
 #define ERROR_FETCH    0x10u
 #define USER_CS        0x33
 #define USER_CS32      0x23
@@ -241,6 +242,9 @@ static void on_signal(int number, siginfo_t *info, void *context)
         result->vector = (int)g[REG_TRAPNO];
         result->error = (uint32_t)g[REG_ERR];
         result->address = (uint64_t)g[REG_CR2];
+        /* Linux says of all pages that are not the user's that they are there. */
+        if (result->vector == EXC_PF && result->address >= DIFF_GAP - DIFF_PAGE)
+            result->error &= ~ERROR_PRESENT;
     }
     if (diff_io.components)
         copy_frame_fpu(&result->state.fpu, uc->uc_mcontext.fpregs);

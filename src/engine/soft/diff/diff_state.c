@@ -157,9 +157,22 @@ static void random_fpu(struct diff_random *r, struct soft_fpu *f)
 
 /* --- places --- */
 
+/* Where nothing can be accessed: in the gap of addresses that are not canonical, across one of its
+ * ends, or across the end of all addresses. */
+static uint64_t outside(struct diff_random *r, unsigned len)
+{
+    static const uint64_t ends[] = {DIFF_GAP, DIFF_GAP_END, 0};
+    if (diff_one_in(r, 2))
+        return (diff_random(r) & 0x0000ffffffffffffULL) | 0x5a5aULL << 48;
+    return ends[diff_below(r, 3)] - diff_below(r, len + 4) +
+           (diff_one_in(r, 4) ? diff_below(r, 16) : 0);
+}
+
 /* An address for an operand of len bytes. */
 static uint64_t random_place(struct diff_random *r, const struct diff_insn *d, unsigned len)
 {
+    if (d->code_bits == 64 && diff_one_in(r, 40))
+        return outside(r, len);
     uint64_t page = DIFF_ARENA + (uint64_t)diff_below(r, DIFF_PAGES) * DIFF_PAGE;
     uint64_t place = page + diff_below(r, DIFF_PAGE);
     if (diff_one_in(r, 2)) { /* a page that is there */
@@ -356,7 +369,11 @@ static bool is_harmless(const struct diff_access *a)
         return true;
     if (a->la >= DIFF_ARENA - DIFF_SPACE / 2 && last < DIFF_ARENA + DIFF_SPACE / 2)
         return true;
-    return !soft_canonical(a->la) && !soft_canonical(last);
+    /* The gap, and a page on either side of it: the lower one Linux never gives away. */
+    if (a->la >= DIFF_GAP - DIFF_PAGE && last >= a->la && last < DIFF_GAP_END + DIFF_PAGE)
+        return true;
+    /* The last page of all and the first. */
+    return a->la >= 0 - (uint64_t)DIFF_PAGE && (last >= a->la || last < 0x10000);
 }
 
 static bool all_harmless(const struct diff_case *c)
@@ -381,7 +398,7 @@ static void set_poke(struct diff_case *c, uint64_t la, const void *bytes, uint32
 static uint64_t memory_at(const uint8_t *memory, uint64_t la, unsigned len)
 {
     uint64_t value = 0;
-    if (la >= DIFF_ARENA && la + len <= DIFF_ARENA + DIFF_PAGES * DIFF_PAGE)
+    if (la >= DIFF_ARENA && la <= DIFF_ARENA + DIFF_PAGES * DIFF_PAGE - len)
         memcpy(&value, memory + (la - DIFF_ARENA), len);
     return value;
 }
@@ -588,11 +605,6 @@ static bool saves_more(const struct diff_case *c)
 
 /* --- all together --- */
 
-static uint64_t not_canonical(struct diff_random *r)
-{
-    return (diff_random(r) & 0x0000ffffffffffffULL) | 0x5a5aULL << 48;
-}
-
 static void place_stack(struct diff_random *r, const struct diff_insn *d, struct diff_state *s,
                         bool code64)
 {
@@ -603,7 +615,7 @@ static void place_stack(struct diff_random *r, const struct diff_insn *d, struct
     if (framed && diff_one_in(r, 4)) /* frames that overlap */
         s->gpr[CPU_RBP] = s->gpr[CPU_RSP] + diff_below(r, 128) - 64;
     if (code64 && diff_one_in(r, 60))
-        s->gpr[framed && diff_one_in(r, 2) ? CPU_RBP : CPU_RSP] = not_canonical(r);
+        s->gpr[framed && diff_one_in(r, 2) ? CPU_RBP : CPU_RSP] = outside(r, 16);
 }
 
 static void try_state(struct diff_random *r, struct diff_case *c, const uint8_t *memory,
@@ -625,8 +637,6 @@ static void try_state(struct diff_random *r, struct diff_case *c, const uint8_t 
         uint64_t place = random_place(r, d, operand_bytes(insn));
         if (insn->op == OP_VEC_GATHER)
             place = DIFF_ARENA + DIFF_PAGES * DIFF_PAGE / 2 + diff_below(r, 64);
-        if (code64 && diff_one_in(r, 40)) /* not canonical */
-            place = not_canonical(r);
         aim(r, d, s->gpr, place);
     }
     if (insn->op == OP_CMPXCHG || insn->op == OP_CMPXCHG8B || insn->op == OP_CMPXCHG16B)
