@@ -6,7 +6,7 @@
     xen()                                 the Xen hypervisor (Multiboot)
     memtest("x64" | "ia32")               memtest86+, which boots as a bzImage does
     initrd(kind)                          a small test system: busybox and the kernel's virtio modules
-    debian()                              a Debian root file system, a raw ext4 disk image
+    debian("small" | "full")              a Debian root file system, a raw ext4 disk image
 
 They are fetched once into a cache outside the repository, $XDG_CACHE_HOME/hull/guests."""
 
