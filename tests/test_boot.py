@@ -100,6 +100,7 @@ def test_kernel_finds_the_machine(hull):
     assert not re.search(r"\[Firmware (Bug|Warn)", run.text), run
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("memory, kib", [("96M", 96 << 10), ("3G", 3 << 20), pytest.param("8G", 8 << 20, marks=BRIEF),
                                          ("9216M", 9 << 20)])
 def test_memory(hull, memory, kib):

@@ -3,6 +3,8 @@
 
 import re
 
+import pytest
+
 from test_disk import RING_PACKED, VERSION_1, features
 
 
@@ -53,6 +55,7 @@ def test_entropy(hull):
     assert {VERSION_1, RING_PACKED} <= features(run)
 
 
+@pytest.mark.whole
 def test_entropy_can_be_switched_off(hull):
     run = hull.boot("ls /sys/bus/virtio/devices", "--rng", "off").good()
     assert not re.search(r"virtio\d", run.text)
@@ -70,6 +73,7 @@ def test_virtio_console_output(hull):
     assert text == "".join(f"{n}\n" for n in range(1, 501))
 
 
+@pytest.mark.whole
 def test_virtio_console_as_terminal(hull):
     """Input and output over hvc0 with the serial port elsewhere."""
     session = hull.spawn(hull.command("""
@@ -87,6 +91,7 @@ def test_virtio_console_as_terminal(hull):
     assert session.wait(30) == 0
 
 
+@pytest.mark.whole
 def test_serial_ports(hull):
     """COM2 to a file: it is found, and its output arrives whole."""
     path = f"{hull.host.work}/com2"
@@ -108,6 +113,7 @@ def test_interrupts_are_msi_x(hull):
     assert re.search(r"PCI-MSIX?.*virtio\d+-req\.1", run.text), run
 
 
+@pytest.mark.whole
 def test_without_msi(hull):
     """The guest may refuse MSI: then the devices work by INTx."""
     disk = f"{hull.host.work}/disk"
@@ -119,6 +125,7 @@ def test_without_msi(hull):
     assert re.search(r"IO-APIC.*virtio", run.text), run
 
 
+@pytest.mark.whole
 def test_driver_can_be_unbound_and_bound(hull):
     """Reset and a second initialisation of a running device."""
     disk = f"{hull.host.work}/disk"
@@ -139,6 +146,7 @@ def test_driver_can_be_unbound_and_bound(hull):
     assert [text[n * 512:n * 512 + 6] for n in (1, 2, 3)] == [b"round1", b"round2", b"round3"]
 
 
+@pytest.mark.whole
 def test_pci_rescan(hull):
     """Remove a device from the bus and find it again: BARs move, interrupts are set up anew."""
     disk = f"{hull.host.work}/disk"

@@ -51,6 +51,7 @@ def _local_file(data):
     return path
 
 
+@pytest.mark.whole
 def test_guest_reads_what_the_host_wrote(hull):
     disk = make_disk(hull, size="8M")
     hull.host.put(disk, bytes(range(256)) * (8 * MIB // 256))
@@ -84,6 +85,7 @@ def test_file_system(hull):
         host.run(f"umount {host.work}/mnt").check()
 
 
+@pytest.mark.whole
 def test_features(hull):
     disk = make_disk(hull)
     run = hull.boot("""
@@ -145,6 +147,7 @@ def test_read_only(hull):
     assert hull.host.get(disk) == b"x" * MIB
 
 
+@pytest.mark.whole
 def test_several_disks_in_order(hull):
     words = []
     for n in range(5):
@@ -158,6 +161,7 @@ def test_several_disks_in_order(hull):
     assert re.findall(r"disk number (\d)", run.text) == list("01234")
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("cache", [
     pytest.param("auto", marks=BRIEF), "direct", pytest.param("writeback", marks=BRIEF)])
 def test_cache_modes(hull, cache):
@@ -190,6 +194,7 @@ def test_block_device(hull):
     assert hull.host.run(["head", "-c", "11", file]).out == "hello world"
 
 
+@pytest.mark.whole
 def test_full_host(hull):
     """No space on the host is an I/O error in the guest, not the end of the VM."""
     work = hull.host.work
@@ -208,6 +213,7 @@ def test_full_host(hull):
     assert run.value("read") == "yes"
 
 
+@pytest.mark.whole
 def test_disk_of_another_vm_is_refused(hull):
     disk = make_disk(hull)
     session = hull.start("echo READY; sleep 100", "--disk", disk)
@@ -228,6 +234,7 @@ def test_readers_share_a_disk(hull):
     hull.boot("wait-for /dev/vda", "--disk", f"{disk},readonly").good()
 
 
+@pytest.mark.whole
 def test_parallel_load(hull):
     """Four queues, reads and writes of many sizes at once, checked."""
     disk = make_disk(hull, size="256M")

@@ -38,6 +38,7 @@ noise 0 & noise 1 & writer 0 & writer 1 & wait
 """
 
 
+@pytest.mark.whole
 @pytest.mark.needs("loop_devices")
 def test_synced_data_survives_kills(hull):
     host = hull.host

@@ -45,10 +45,12 @@ def test_reboot_restarts_within_the_process(hull):
     assert before and before == after
 
 
+@pytest.mark.whole
 def test_reboot_can_end_the_process(hull):
     hull.boot("reboot -f; sleep 100", "--on-reboot", "exit", status=REBOOT)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("way", ["a", "k", "p", "t"])
 def test_ways_to_reboot(hull, way):
     """Linux resets through ACPI, the keyboard controller, port 0xcf9 and a triple fault."""
@@ -62,6 +64,7 @@ def test_panic(hull):
     assert "panic" in run.err
 
 
+@pytest.mark.whole
 def test_panic_can_restart(hull):
     session = hull.start("echo BOOTED; sleep 1; echo c >/proc/sysrq-trigger; sleep 100",
                          "--on-panic", "restart", append="panic=0")
@@ -69,6 +72,7 @@ def test_panic_can_restart(hull):
     session.expect("BOOTED", 60)
 
 
+@pytest.mark.whole
 def test_power_button(hull):
     """SIGUSR1 presses it; the guest sees an ACPI event."""
     session = hull.start("""
@@ -84,6 +88,7 @@ def test_power_button(hull):
     assert session.wait(30) == POWEROFF
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, SIGTERMED),
                                             pytest.param(signal.SIGINT, SIGINTED, marks=BRIEF)])
 def test_signals(hull, number, status):
@@ -93,6 +98,7 @@ def test_signals(hull, number, status):
     assert session.wait(10) == status
 
 
+@pytest.mark.whole
 def test_nothing_is_left_behind(hull):
     """No process, no file in the usual places, after an end by signal with a user network."""
     before = hull.host.run("ls -A /tmp /run /dev/shm; pidof hull hull-slirp").out
@@ -104,6 +110,7 @@ def test_nothing_is_left_behind(hull):
     assert hull.host.run("ls -A /tmp /run /dev/shm; pidof hull hull-slirp").out == before
 
 
+@pytest.mark.whole
 def test_helper_ends_with_its_vm(hull):
     """SIGKILL leaves Hull no chance to clean up; its helper goes all the same."""
     session = hull.start(FOREVER, net="user")
@@ -131,6 +138,7 @@ def terminal_states(session):
     return states
 
 
+@pytest.mark.whole
 def test_terminal_is_raw_and_comes_back(hull):
     """A shell over the serial console: line editing is the guest's, Ctrl-C goes to the guest."""
     session = hull.spawn(terminal_command(hull, None))
@@ -150,6 +158,7 @@ def test_terminal_is_raw_and_comes_back(hull):
     assert before == after
 
 
+@pytest.mark.whole
 def test_ctrl_a_x_quits(hull):
     session = hull.spawn(terminal_command(hull, FOREVER))
     session.expect("READY", 60)
@@ -162,6 +171,7 @@ def test_ctrl_a_x_quits(hull):
     assert before == after
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("number, status", [
     ("TERM", SIGTERMED), pytest.param("INT", SIGINTED, marks=BRIEF),
     pytest.param("HUP", 129, marks=BRIEF), pytest.param("ABRT", 134, marks=BRIEF)])
@@ -185,6 +195,7 @@ def test_terminal_comes_back_after_a_panic(hull):
     assert before == after
 
 
+@pytest.mark.whole
 def test_pipe_as_console(hull):
     """Input and output that are no terminal: commands in, output out, no escape keys."""
     command = hull.command(None)
@@ -193,6 +204,7 @@ def test_pipe_as_console(hull):
     assert "x42x" in result.out
 
 
+@pytest.mark.whole
 def test_much_output_is_not_lost(hull):
     """A reader slower than the guest: the guest waits, nothing is dropped."""
     session = hull.start("seq 1 4000 | sed 's/^/line /'")

@@ -90,6 +90,7 @@ def test_user_network_as_an_ordinary_user(hull, server):
     assert run.value("sum").split()[0] == digest
 
 
+@pytest.mark.whole
 def test_no_network(hull):
     run = hull.boot("ls /sys/class/net", net="none").good()
     assert run.text.split() == ["lo"]
@@ -121,6 +122,7 @@ def test_forward_to_a_port_in_use(hull):
     assert "2290" in result.err and len(result.err.strip().splitlines()) == 1, result.err
 
 
+@pytest.mark.whole
 def test_restricted(hull, server):
     """No way out."""
     port, _, _ = server
@@ -167,6 +169,7 @@ def test_tap(hull, tap, server):
     assert int(run.value("sent")) < single * 3 // 4, "sent without segmentation offload"
 
 
+@pytest.mark.whole
 def test_tap_queues(hull, tap_queues, server):
     port, digest, _ = server
     run = hull.boot(f"""
