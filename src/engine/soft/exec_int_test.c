@@ -791,6 +791,23 @@ static void test_locked(void)
     ok(!vm.exclusive.owned && vm.exclusive.running == 1, "an exception ends it");
 }
 
+/* A data breakpoint makes all accesses slow: then no entry of the TLB counts, nor the lack of one.
+ */
+static void test_slow(void)
+{
+    set_mode(64, 0);
+    cpu->gpr[CPU_RBX] = 0x8000;
+    is_int(RUN(0x8a, 0x03), -1, "an entry for one page");
+    cpu->dr[7] = 1;
+    soft_cpu_update(cpu);
+    ok(!mmu_fast(cpu, 0x8000, 4, true), "with a breakpoint it is not used");
+    ok(!mmu_fast(cpu, UINT64_MAX - 3, 4, true), "nor is the last page's, which there is not");
+    cpu->dr[7] = 0;
+    soft_cpu_update(cpu);
+    ok(mmu_fast(cpu, 0x8000, 4, true), "without, it is");
+    ok(!mmu_fast(cpu, UINT64_MAX - 3, 4, true), "the last page's still is not");
+}
+
 int main(void)
 {
     if (!ok(set_up(), "a vCPU with memory"))
@@ -808,5 +825,6 @@ int main(void)
     test_overlap();
     test_flow_64();
     test_locked();
+    test_slow();
     return tap_done();
 }
