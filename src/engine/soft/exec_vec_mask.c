@@ -61,7 +61,7 @@ static void gather(struct soft_cpu *cpu, const struct insn *insn)
         if (selected(&mask, i, size)) {
             put_ymm(cpu, insn->vvvv, &mask);
             uint64_t la = gather_address(cpu, insn, &indices, i, index_size);
-            uint64_t element = size == 8 ? mmu_read64(cpu, la) : mmu_read32(cpu, la);
+            uint64_t element = mmu_read_element(cpu, la, size);
             memcpy(value.bytes + (size_t)i * size, &element, size);
             put_ymm(cpu, insn->reg, &value);
         }
@@ -93,7 +93,7 @@ static void mask_load(struct soft_cpu *cpu, const struct insn *insn)
         if (!selected(&mask, at / size, size))
             continue;
         uint64_t la = soft_linear(cpu, insn->seg, (offset + at) & insn->addr_mask, size, false);
-        uint64_t element = size == 8 ? mmu_read64(cpu, la) : mmu_read32(cpu, la);
+        uint64_t element = mmu_read_element(cpu, la, size);
         memcpy(value.bytes + at, &element, size);
     }
     put_ymm(cpu, insn->reg, &value);
@@ -112,14 +112,14 @@ static void mask_store(struct soft_cpu *cpu, const struct insn *insn)
             continue;
         la[i] =
             soft_linear(cpu, insn->seg, (offset + (size_t)i * size) & insn->addr_mask, size, true);
-        vec_check_write(cpu, la[i], size);
+        mmu_check_element(cpu, la[i], size, true);
     }
     for (unsigned i = 0; i < count; i++) {
         uint64_t element = 0;
         if (!selected(&mask, i, size))
             continue;
         memcpy(&element, value.bytes + (size_t)i * size, size);
-        mmu_write_sized(cpu, la[i], size, element);
+        mmu_write_element(cpu, la[i], size, element);
     }
 }
 
@@ -129,6 +129,8 @@ static void store_bytes(struct soft_cpu *cpu, const struct insn *insn, const uin
                         const uint8_t *mask, unsigned count)
 {
     uint64_t la[16], offset = cpu->gpr[CPU_RDI];
+    /* Of quadwords, whatever the mask, as on AMD's processors. */
+    mmu_check_alignment(cpu, cpu->seg_base[insn->seg] + (offset & insn->addr_mask), 8);
     for (unsigned i = 0; i < count; i++) {
         if (!(mask[i] & 0x80))
             continue;

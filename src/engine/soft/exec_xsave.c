@@ -58,12 +58,16 @@ static uint64_t operand(struct soft_cpu *cpu, const struct insn *insn, unsigned 
     return la;
 }
 
-/* Of FXSAVE and FXRSTOR: an address that is wrong in itself comes before its alignment, #SS before
- * #GP, and that before an end that is not canonical. In the XSAVE family it is alignment first.
- * Both as on AMD's processors. */
+/*
+ * Of FXSAVE and FXRSTOR: an address that is wrong in itself comes before its alignment, #SS before
+ * #GP, and that before an end that is not canonical: it is the first doubleword that counts, for
+ * #AC too. In the XSAVE family alignment is first. Both as on AMD's processors.
+ */
 static uint64_t legacy_operand(struct soft_cpu *cpu, const struct insn *insn, bool write)
 {
-    mmu_check_canonical(cpu, insn_linear(cpu, insn, FXSAVE_BYTES, write), 1);
+    uint64_t la = insn_linear(cpu, insn, FXSAVE_BYTES, write);
+    mmu_check_canonical(cpu, la, 4);
+    mmu_check_alignment(cpu, la, 4);
     return operand(cpu, insn, 16, FXSAVE_BYTES, write);
 }
 

@@ -274,6 +274,43 @@ void mmu_check_canonical(struct soft_cpu *cpu, uint64_t la, unsigned len)
         raise_not_canonical(cpu);
 }
 
+void mmu_check_alignment(struct soft_cpu *cpu, uint64_t la, unsigned align)
+{
+    if (cpu->mode.cpl == 3 && cpu->rflags & RFLAGS_AC && cpu->cr0 & CR0_AM && la & (align - 1))
+        soft_raise_error(cpu, EXC_AC, 0);
+}
+
+/* How an operand of that size is to be aligned (SDM vol. 3, table 6-7), whole vectors to 16 bytes
+ * as on AMD's processors. */
+static unsigned alignment_of(unsigned size)
+{
+    switch (size) {
+    case 1:
+    case 2:
+    case 4:
+    case 8:
+        return size;
+    case 10: /* x87's own format */
+        return 8;
+    case 6:
+    case 14: /* x87's environment and state of 16 bits, */
+    case 14 + 80:
+        return 2;
+    case 28: /* and of 32 */
+    case 28 + 80:
+        return 4;
+    default:
+        return 16;
+    }
+}
+
+/* What the address alone can raise comes before #PF: #GP and #SS, and on AMD's processors #AC. */
+static void check_address(struct soft_cpu *cpu, uint64_t la, unsigned size)
+{
+    mmu_check_canonical(cpu, la, size);
+    mmu_check_alignment(cpu, la, alignment_of(size));
+}
+
 static struct page page_at(struct soft_cpu *cpu, uint64_t la, struct mmu_access access,
                            bool cacheable)
 {
@@ -337,14 +374,6 @@ static void note_breakpoints(struct soft_cpu *cpu, uint64_t la, unsigned size, b
         if (dr7 >> (2 * i) & 3 && wanted && la < first + len && first < la + size)
             cpu->dr6_pending |= 1ULL << i;
     }
-}
-
-/* #AC comes after #PF and #GP in priority, so after the translation. */
-static void check_alignment(struct soft_cpu *cpu, uint64_t la, unsigned size)
-{
-    if (cpu->mode.cpl == 3 && cpu->rflags & RFLAGS_AC && cpu->cr0 & CR0_AM &&
-        (la & (size - 1)) != 0)
-        soft_raise_error(cpu, EXC_AC, 0);
 }
 
 /*
@@ -426,17 +455,15 @@ static uint64_t next_page(const struct soft_cpu *cpu, uint64_t la)
     return ((la & ~PAGE_OFFSET) + PAGE_BYTES) & cpu->mode.linear_mask;
 }
 
+/* The address has been checked. */
 static void access_bytes(struct soft_cpu *cpu, uint64_t la, void *buf, unsigned size, bool write)
 {
     struct mmu_access access = access_of(cpu, write);
     unsigned part = first_part(la, size);
-    mmu_check_canonical(cpu, la, size);
     struct page first = page_at(cpu, la, access, true), second = {0};
     uint64_t second_la = next_page(cpu, la);
     if (part < size)
         second = page_at(cpu, second_la, access, true);
-    if (size <= 8)
-        check_alignment(cpu, la, size);
     note_breakpoints(cpu, la, size, write);
     if (write) {
         page_write(cpu, &first, la, buf, part);
@@ -454,13 +481,13 @@ static void access_bytes(struct soft_cpu *cpu, uint64_t la, void *buf, unsigned 
 uint64_t mmu_read_slow(struct soft_cpu *cpu, uint64_t la, unsigned size)
 {
     uint64_t value = 0;
-    access_bytes(cpu, la, &value, size, false);
+    mmu_read_bytes(cpu, la, &value, size);
     return value;
 }
 
 void mmu_write_slow(struct soft_cpu *cpu, uint64_t la, unsigned size, uint64_t value)
 {
-    access_bytes(cpu, la, &value, size, true);
+    mmu_write_bytes(cpu, la, &value, size);
 }
 
 uint64_t mmu_read_for_write_slow(struct soft_cpu *cpu, uint64_t la, unsigned size)
@@ -471,23 +498,60 @@ uint64_t mmu_read_for_write_slow(struct soft_cpu *cpu, uint64_t la, unsigned siz
 
 void mmu_read_bytes(struct soft_cpu *cpu, uint64_t la, void *buf, unsigned len)
 {
+    check_address(cpu, la, len);
     access_bytes(cpu, la, buf, len, false);
 }
 
 void mmu_write_bytes(struct soft_cpu *cpu, uint64_t la, const void *buf, unsigned len)
 {
+    check_address(cpu, la, len);
     access_bytes(cpu, la, (void *)(uintptr_t)buf, len, true);
+}
+
+static void check_pages(struct soft_cpu *cpu, uint64_t la, unsigned len, bool write)
+{
+    struct mmu_access access = access_of(cpu, write);
+    page_at(cpu, la, access, true);
+    if (first_part(la, len) < len)
+        page_at(cpu, next_page(cpu, la), access, true);
 }
 
 void mmu_check(struct soft_cpu *cpu, uint64_t la, unsigned len, bool write)
 {
-    struct mmu_access access = access_of(cpu, write);
-    mmu_check_canonical(cpu, la, len);
-    page_at(cpu, la, access, true);
-    if (first_part(la, len) < len)
-        page_at(cpu, next_page(cpu, la), access, true);
-    if (len <= 8)
-        check_alignment(cpu, la, len);
+    check_address(cpu, la, len);
+    check_pages(cpu, la, len, write);
+}
+
+uint64_t mmu_read_element(struct soft_cpu *cpu, uint64_t la, unsigned size)
+{
+    uint64_t value = 0;
+    const uint8_t *host = mmu_fast(cpu, la, 8, false);
+    if (host) {
+        copy_in(&value, host, size);
+    } else {
+        mmu_check_canonical(cpu, la, size);
+        access_bytes(cpu, la, &value, size, false);
+    }
+    return value;
+}
+
+void mmu_write_element(struct soft_cpu *cpu, uint64_t la, unsigned size, uint64_t value)
+{
+    uint8_t *host = mmu_fast(cpu, la, 8, true);
+    if (host) {
+        copy_in(host, (const uint8_t *)&value, size);
+    } else {
+        mmu_check_canonical(cpu, la, size);
+        access_bytes(cpu, la, &value, size, true);
+    }
+}
+
+void mmu_check_element(struct soft_cpu *cpu, uint64_t la, unsigned size, bool write)
+{
+    if (mmu_fast(cpu, la, 8, write))
+        return;
+    mmu_check_canonical(cpu, la, size);
+    check_pages(cpu, la, size, write);
 }
 
 uint64_t mmu_read_system(struct soft_cpu *cpu, uint64_t la, unsigned size)
@@ -525,8 +589,8 @@ uint8_t *mmu_lock(struct soft_cpu *cpu, uint64_t la, unsigned size)
         return host;
     if (first_part(la, size) < size)
         return NULL;
+    check_address(cpu, la, size);
     struct page page = page_at(cpu, la, access_of(cpu, true), true);
-    check_alignment(cpu, la, size);
     note_breakpoints(cpu, la, size, true);
     if (!page.region || page.region->region->read_only)
         return NULL;
@@ -546,12 +610,15 @@ void mmu_lock_done(struct soft_cpu *cpu, uint64_t la, unsigned size)
 
 uint8_t *mmu_span(struct soft_cpu *cpu, uint64_t la, bool write, unsigned *len)
 {
+    *len = 0;
+    if (cpu->tlb->sets->always_slow)
+        return NULL;
     *len = (unsigned)(PAGE_BYTES - (la & PAGE_OFFSET));
     uint8_t *host = mmu_fast(cpu, la, 1, write);
     if (host)
         return host;
     struct page page = page_at(cpu, la, access_of(cpu, write), true);
-    if (page.region && !cpu->tlb->sets->always_slow && (!write || page.fast_write))
+    if (page.region && (!write || page.fast_write))
         return page.region->region->host + page.offset + (la & PAGE_OFFSET);
     *len = 0;
     return NULL;

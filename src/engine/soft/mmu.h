@@ -134,6 +134,13 @@ void mmu_check(struct soft_cpu *cpu, uint64_t la, unsigned len, bool write);
 /* Raise #GP, or #SS through SS, unless both ends of the operand are canonical. All accesses do so
  * before they look at any page; this is for instructions that check something else before. */
 void mmu_check_canonical(struct soft_cpu *cpu, uint64_t la, unsigned len);
+/* Raise #AC where alignment is checked (CR0.AM, RFLAGS.AC, CPL 3) and the address is not aligned.
+ */
+void mmu_check_alignment(struct soft_cpu *cpu, uint64_t la, unsigned align);
+/* Elements of vectors, size 1, 4 or 8, which never raise #AC. */
+uint64_t mmu_read_element(struct soft_cpu *cpu, uint64_t la, unsigned size);
+void mmu_write_element(struct soft_cpu *cpu, uint64_t la, unsigned size, uint64_t value);
+void mmu_check_element(struct soft_cpu *cpu, uint64_t la, unsigned size, bool write);
 
 /* The same as supervisor accesses whatever CPL: descriptor tables, TSS. size 1, 2, 4, 8. */
 uint64_t mmu_read_system(struct soft_cpu *cpu, uint64_t la, unsigned size);

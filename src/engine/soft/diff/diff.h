@@ -16,7 +16,8 @@
  * beforehand (diff_state.c) and must lie in the arena, in the empty space around it, or at or
  * beside addresses that are not canonical: nothing of the process itself can be hit.
  *
- * Instructions run at CPL 3, in 64-bit code or in 32-bit code of the same process.
+ * Instructions run at CPL 3, in 64-bit code or in 32-bit code of the same process; alignment is
+ * checked now and then.
  */
 #ifndef HULL_ENGINE_SOFT_DIFF_DIFF_H
 #define HULL_ENGINE_SOFT_DIFF_DIFF_H

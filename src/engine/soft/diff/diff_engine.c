@@ -90,7 +90,7 @@ int diff_engine_init(struct diff_engine *e, struct err *err)
 void diff_engine_set_mode(struct diff_engine *e, unsigned code_bits)
 {
     struct soft_cpu *cpu = e->cpu;
-    cpu->cr0 = CPU_CR0_PE | CPU_CR0_PG | CPU_CR0_NE | CPU_CR0_ET | CPU_CR0_WP | CPU_CR0_MP;
+    cpu->cr0 = CPU_CR0_PE | CPU_CR0_PG | CPU_CR0_NE | CPU_CR0_ET | CPU_CR0_WP | CPU_CR0_MP | CR0_AM;
     cpu->cr3 = TABLES;
     cpu->cr4 = CPU_CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
     cpu->xcr0 = e->vm.model.features >> FEAT_AVX & 1 ? 7 : 3;
@@ -138,6 +138,7 @@ void diff_engine_run(struct diff_engine *e, struct diff_insn *d, const struct di
     memcpy(cpu->gpr, c->start.gpr, sizeof(c->start.gpr));
     cpu->rip = cpu->rip_page = d->address;
     cpu->rflags = c->start.rflags;
+    mmu_select(cpu); /* AC */
     if (d->uses_fpu)
         cpu->fpu = c->start.fpu;
     result->vector = -1;

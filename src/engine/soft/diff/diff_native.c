@@ -45,10 +45,13 @@ struct diff_io {
 };
 
 __attribute__((visibility("hidden"))) struct diff_io diff_io;
+__attribute__((visibility("hidden"))) void diff_take_signal(int number, siginfo_t *info,
+                                                            void *context);
 void diff_enter(void);
 void diff_enter32(void);
 void diff_exit(void);
 void diff_resume(void);
+void diff_on_signal(int number, siginfo_t *info, void *context);
 
 #define IO_GPR(n)     (896 + 8 * (n))
 #define IO_RFLAGS     1024
@@ -84,8 +87,8 @@ __asm__(".text\n"
         "mov diff_io+1008(%rip), %r14; mov diff_io+1016(%rip), %r15\n"
         ".endm\n"
         ".hidden diff_io\n"
-        ".globl diff_enter, diff_enter32, diff_exit, diff_resume\n"
-        ".hidden diff_enter, diff_enter32, diff_exit, diff_resume\n"
+        ".globl diff_enter, diff_enter32, diff_exit, diff_resume, diff_on_signal\n"
+        ".hidden diff_enter, diff_enter32, diff_exit, diff_resume, diff_on_signal\n"
         "diff_enter:\n"
         "load_registers\n"
         "jmp *diff_io+1032(%rip)\n"
@@ -110,7 +113,11 @@ __asm__(".text\n"
         "testb $4, diff_io+1048(%rip); jz 1f; vzeroupper\n"
         "1: fninit; ldmxcsr diff_io+1052(%rip)\n"
         "diff_resume:\n"
-        "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx; ret\n");
+        "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx; ret\n"
+        /* The kernel enters a handler with AC as it was: no compiled code stands that. */
+        "diff_on_signal:\n"
+        "push $2; popfq\n"
+        "jmp diff_take_signal\n");
 /* clang-format on */
 
 static struct {
@@ -225,7 +232,7 @@ static bool has_landed(const greg_t *g, uint64_t *rip)
     return g[REG_TRAPNO] == TRAP_PF && g[REG_ERR] & ERROR_FETCH && g[REG_CR2] == g[REG_RIP];
 }
 
-static void on_signal(int number, siginfo_t *info, void *context)
+void diff_take_signal(int number, siginfo_t *info, void *context)
 {
     ucontext_t *uc = context;
     const greg_t *g = uc->uc_mcontext.gregs;
@@ -313,7 +320,7 @@ static void install_handlers(void)
     static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP};
     static uint8_t stack[64 << 10];
     const stack_t alternate = {.ss_sp = stack, .ss_size = sizeof(stack)};
-    const struct sigaction action = {.sa_sigaction = on_signal,
+    const struct sigaction action = {.sa_sigaction = diff_on_signal,
                                      .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
     sigaltstack(&alternate, NULL);
     for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)

@@ -439,7 +439,7 @@ static void poke_stack(struct diff_random *r, struct diff_case *c, const uint8_t
     const struct insn *insn = &c->d->insn;
     uint64_t rsp = c->start.gpr[CPU_RSP], value = c->d->target;
     if (insn->op == OP_POPF) {
-        value = memory_at(memory, rsp, 8) & ~(RFLAGS_TF | RFLAGS_AC);
+        value = memory_at(memory, rsp, 8) & ~RFLAGS_TF;
         if (diff_one_in(r, 2))
             value &= ~(uint64_t)RFLAGS_NT;
     }
@@ -628,7 +628,7 @@ static void try_state(struct diff_random *r, struct diff_case *c, const uint8_t 
         s->gpr[i] = random_value(r);
     s->rip = d->address;
     s->rflags = RFLAGS_FIXED | RFLAGS_IF | (diff_random(r) & RFLAGS_ARITH) |
-                (diff_one_in(r, 3) ? RFLAGS_DF : 0);
+                (diff_one_in(r, 3) ? RFLAGS_DF : 0) | (diff_one_in(r, 8) ? RFLAGS_AC : 0);
     place_stack(r, d, s, code64);
     if (d->uses_fpu)
         random_fpu(r, &s->fpu);
