@@ -65,7 +65,7 @@ say = $(if $(V),,@printf '  %-5s %s\n' $(1) $@)
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all tests fuzzers unit clean fuzz-replay deps run testbed check lint e2e bench install help
+.PHONY: all tests fuzzers unit clean fuzz-replay deps run testbed check lint e2e bench install help diff-table
 
 all: $(BIN)/hull $(BIN)/hull-slirp
 
@@ -167,6 +167,11 @@ $(OUT)/devices: $(OUT)/tool/devices.o $(LIB)
 	$(call say,LINK)
 	$(Q)$(CC) $(ALL_CFLAGS) $(VARIANT_LDFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
+# docs/soft-coverage.md, by comparing the soft engine with this machine's processor.
+DIFF_CASES ?= 5000000
+diff-table: $(OUT)/test/engine/soft/diff/diff_test
+	$< --cases $(DIFF_CASES) --table docs/soft-coverage.md
+
 # For tool/check: make print-TESTS
 print-%:
 	@echo $($*)
@@ -182,6 +187,7 @@ help:
 	@echo 'make fuzz-replay   the fuzzers over their corpora; make fuzz-NAME FUZZ_SECONDS=60: on'
 	@echo 'make bench         Hull beside QEMU and a minimal KVM program'
 	@echo 'make docs          docs/devices.md from the state tables'
+	@echo 'make diff-table    docs/soft-coverage.md: the soft engine against this processor (DIFF_CASES)'
 	@echo 'make deps          install what a build needs (apt-get)'
 	@echo 'make install       to PREFIX (/usr/local), below DESTDIR'
 	@echo 'make clean'
