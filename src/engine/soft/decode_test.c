@@ -220,6 +220,8 @@ static const struct {
     {64, "f0 80 38 00",                      "(bad) lock cmp byte ptr [rax], 0x0"                 },
     {64, "f0 f7 18",                         "lock neg dword ptr [rax]"                           },
     {64, "f0 f7 00 00 00 00 00",             "(bad) lock test dword ptr [rax], 0x0"               },
+    {64, "f0 0f 20 c0",                      "(bad) lock mov rax, cr0"                            },
+    {64, "f0 0f 22 c0",                      "(bad) lock mov cr0, rax"                            },
     {64, "f0 0f ab 00",                      "lock bts dword ptr [rax], eax"                      },
     {64, "f0 0f a3 00",                      "(bad) lock bt dword ptr [rax], eax"                 },
     {64, "f0 48 0f c7 08",                   "lock cmpxchg16b xmmword ptr [rax]"                  },

@@ -789,6 +789,10 @@ static void test_locked(void)
         soft_raise(cpu, EXC_GP);
     }
     ok(!vm.exclusive.owned && vm.exclusive.running == 1, "an exception ends it");
+    /* To AMD's processors LOCK MOV CR0 is MOV CR8, where CPUID says so. */
+    const struct cpuid_leaf *leaf = cpuid_find(&vm.model.cpuid, 0x80000001, 0);
+    ok(leaf && !(leaf->ecx >> 4 & 1), "the other encoding of MOV CR8 is not offered");
+    is_int(RUN(0xf0, 0x0f, 0x20, 0xc0), -2, "and lock mov rax, cr0 is undefined");
 }
 
 /* A data breakpoint makes all accesses slow: then no entry of the TLB counts, nor the lack of one.
