@@ -87,13 +87,14 @@ enum tlb_kind {
 /* Address spaces that are kept, by PCID. */
 #define TLB_SPACES 4
 
-/* Never the generation of an entry: with it every access takes the slow path. Nor the low bits of
- * NO_TAG, with which the last page of all would match. */
-#define TLB_GENERATION_NEVER 0xffeULL
+/* Never the generation of an entry: with it every access takes the slow path. */
+#define TLB_GENERATION_NEVER 0xfffULL
 
 /* The generation in the tags of an entry that holds nothing. Not the same: looked for is
  * TLB_GENERATION_NEVER, with any address. Those of translations are all below. */
 #define TLB_GENERATION_EMPTY 0xffeULL
+
+_Static_assert(TLB_GENERATION_EMPTY < TLB_GENERATION_NEVER, "an empty entry must never match");
 
 struct tlb_space {
     bool valid;
