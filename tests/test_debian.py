@@ -123,6 +123,7 @@ class Shell:
         self.run(f"base64 -d <{path}.coded >{path}")
 
 
+@pytest.mark.whole
 @pytest.mark.not_on("testbed-kvm", reason="the image takes the memory that the testbed has for all")
 def test_debian(hull, tmp_path):
     image = guests.debian("full")
