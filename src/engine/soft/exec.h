@@ -82,6 +82,15 @@ static inline uint64_t soft_linear(struct soft_cpu *cpu, unsigned seg, uint64_t 
     return (cpu->seg_base[seg] + offset) & cpu->mode.linear_mask;
 }
 
+/* Before insn_linear(), which a misaligned operand of vectors does not come to: #GP, though #SS
+ * would be due as well. As on AMD's processors. */
+static inline void insn_check_alignment(struct soft_cpu *cpu, const struct insn *insn,
+                                        unsigned align)
+{
+    if (__builtin_expect((cpu->seg_base[insn->seg] + insn_offset(cpu, insn)) & (align - 1), 0))
+        soft_raise_error(cpu, EXC_GP, 0);
+}
+
 /* An operand of the stack in 64-bit code: raises #SS where an end of it is not canonical. */
 static inline void soft_check_stack(struct soft_cpu *cpu, uint64_t offset, unsigned size)
 {

@@ -179,10 +179,17 @@ static void salc(struct soft_cpu *cpu, const struct insn *i)
 static void bound(struct soft_cpu *cpu, const struct insn *i)
 {
     unsigned bytes = i->op_bytes, shift = 64 - 8 * bytes;
-    uint64_t la = insn_linear(cpu, i, 2 * bytes, false);
+    /* One bound after the other: the first may fault where the second is beyond the limit. */
+    uint64_t offset = insn_offset(cpu, i);
     int64_t index = (int64_t)(cpu->gpr[i->reg] << shift) >> shift;
-    int64_t low = (int64_t)(mmu_read_sized(cpu, la, bytes) << shift) >> shift;
-    int64_t high = (int64_t)(mmu_read_sized(cpu, la + bytes, bytes) << shift) >> shift;
+    int64_t low =
+        (int64_t)(mmu_read_sized(cpu, soft_linear(cpu, i->seg, offset, bytes, false), bytes)
+                  << shift) >>
+        shift;
+    int64_t high =
+        (int64_t)(mmu_read_sized(cpu, soft_linear(cpu, i->seg, offset + bytes, bytes, false), bytes)
+                  << shift) >>
+        shift;
     if (index < low || index > high)
         soft_raise(cpu, EXC_BR);
 }

@@ -440,10 +440,9 @@ static void finish_mxcsr(struct soft_cpu *cpu, const struct vec_frame *frame)
 /* The linear address of the memory operand, checked for alignment. */
 static inline uint64_t operand(struct soft_cpu *cpu, const struct insn *insn, bool write)
 {
-    uint64_t la = insn_linear(cpu, insn, insn->mem_bytes, write);
-    if ((insn->opcode->attr & ATTR_ALIGNED) && (la & (insn->mem_bytes - 1u)))
-        soft_raise_error(cpu, EXC_GP, 0);
-    return la;
+    if (insn->opcode->attr & ATTR_ALIGNED)
+        insn_check_alignment(cpu, insn, insn->mem_bytes);
+    return insn_linear(cpu, insn, insn->mem_bytes, write);
 }
 
 /* Where the operand can be read: in guest memory, or copied to the frame. */

@@ -15,11 +15,12 @@ static inline void gate_of(struct soft_cpu *cpu, bool vex)
         gate_sse(cpu);
 }
 
-static inline void check_alignment(struct soft_cpu *cpu, const struct insn *insn, uint64_t la,
-                                   unsigned size)
+static inline uint64_t operand(struct soft_cpu *cpu, const struct insn *insn, unsigned size,
+                               bool write)
 {
-    if (__builtin_expect((insn->opcode->attr & ATTR_ALIGNED) && (la & (size - 1)), 0))
-        soft_raise_error(cpu, EXC_GP, 0);
+    if (insn->opcode->attr & ATTR_ALIGNED)
+        insn_check_alignment(cpu, insn, size);
+    return insn_linear(cpu, insn, size, write);
 }
 
 static inline void load(struct soft_cpu *cpu, const struct insn *insn, bool vex, unsigned size)
@@ -27,8 +28,7 @@ static inline void load(struct soft_cpu *cpu, const struct insn *insn, bool vex,
     uint8_t buffer[32];
     const uint8_t *from;
     gate_of(cpu, vex);
-    uint64_t la = insn_linear(cpu, insn, size, false);
-    check_alignment(cpu, insn, la, size);
+    uint64_t la = operand(cpu, insn, size, false);
     from = mmu_fast(cpu, la, size, false);
     if (__builtin_expect(!from, 0)) {
         mmu_read_bytes(cpu, la, buffer, size);
@@ -44,8 +44,7 @@ static inline void load(struct soft_cpu *cpu, const struct insn *insn, bool vex,
 static inline void store(struct soft_cpu *cpu, const struct insn *insn, bool vex, unsigned size)
 {
     gate_of(cpu, vex);
-    uint64_t la = insn_linear(cpu, insn, size, true);
-    check_alignment(cpu, insn, la, size);
+    uint64_t la = operand(cpu, insn, size, true);
     uint8_t *to = mmu_fast(cpu, la, size, true);
     if (__builtin_expect(to != NULL, 1)) {
         memcpy(to, cpu->fpu.xmm[insn->reg], 16);

@@ -49,26 +49,25 @@ static uint32_t get32(const uint8_t *from)
     return value;
 }
 
-static uint64_t operand(struct soft_cpu *cpu, const struct insn *insn, unsigned align, unsigned len,
-                        bool write)
+/* Of the XSAVE family: alignment is first, as on AMD's processors. */
+static uint64_t operand(struct soft_cpu *cpu, const struct insn *insn, unsigned len, bool write)
 {
-    uint64_t la = insn_linear(cpu, insn, len, write);
-    if (la & (align - 1))
-        soft_raise_error(cpu, EXC_GP, 0);
-    return la;
+    insn_check_alignment(cpu, insn, 64);
+    return insn_linear(cpu, insn, len, write);
 }
 
 /*
  * Of FXSAVE and FXRSTOR: an address that is wrong in itself comes before its alignment, #SS before
- * #GP, and that before an end that is not canonical: it is the first doubleword that counts, for
- * #AC too. In the XSAVE family alignment is first. Both as on AMD's processors.
+ * #GP, and that before the operand's end: it is the first doubleword that counts, for #AC too, and
+ * as a read. As on AMD's processors.
  */
 static uint64_t legacy_operand(struct soft_cpu *cpu, const struct insn *insn, bool write)
 {
-    uint64_t la = insn_linear(cpu, insn, FXSAVE_BYTES, write);
+    uint64_t la = insn_linear(cpu, insn, 4, false);
     mmu_check_canonical(cpu, la, 4);
     mmu_check_alignment(cpu, la, 4);
-    return operand(cpu, insn, 16, FXSAVE_BYTES, write);
+    insn_check_alignment(cpu, insn, 16);
+    return insn_linear(cpu, insn, FXSAVE_BYTES, write);
 }
 
 /* --- the legacy region --- */
@@ -193,7 +192,7 @@ static void xsave(struct soft_cpu *cpu, const struct insn *insn)
     gate_xsave(cpu);
     uint64_t components = requested(cpu);
     unsigned len = area_bytes(components, 0);
-    uint64_t la = operand(cpu, insn, 64, len, true);
+    uint64_t la = operand(cpu, insn, len, true);
     mmu_check(cpu, la, len, true);
     uint64_t present = mmu_read64(cpu, la + XSTATE_BV_AT);
     save(cpu, insn, la, components, 0);
@@ -206,7 +205,7 @@ static void xsavec(struct soft_cpu *cpu, const struct insn *insn)
     uint64_t components = requested(cpu);
     uint64_t format = components | XCOMP_COMPACT;
     unsigned len = area_bytes(components, format);
-    uint64_t la = operand(cpu, insn, 64, len, true);
+    uint64_t la = operand(cpu, insn, len, true);
     mmu_check(cpu, la, len, true);
     save(cpu, insn, la, components, format);
     mmu_write64(cpu, la + XSTATE_BV_AT, components);
@@ -267,14 +266,14 @@ static void xrstor(struct soft_cpu *cpu, const struct insn *insn)
     uint8_t area[XSAVE_AREA_BYTES];
     gate_xsave(cpu);
     uint64_t components = requested(cpu);
-    uint64_t la = operand(cpu, insn, 64, XSAVE_LEGACY_BYTES, false);
+    uint64_t la = operand(cpu, insn, XSAVE_LEGACY_BYTES, false);
     mmu_read_bytes(cpu, la, area, XSAVE_LEGACY_BYTES);
     check_header(cpu, area + HEADER_AT);
     uint64_t present = get64(area + XSTATE_BV_AT), format = get64(area + XCOMP_BV_AT);
     /* A component that the compacted format leaves out becomes initial. */
     unsigned len = area_bytes(components & present, format);
     if (len > XSAVE_LEGACY_BYTES)
-        mmu_read_bytes(cpu, operand(cpu, insn, 64, len, false) + XSAVE_LEGACY_BYTES,
+        mmu_read_bytes(cpu, operand(cpu, insn, len, false) + XSAVE_LEGACY_BYTES,
                        area + XSAVE_LEGACY_BYTES, len - XSAVE_LEGACY_BYTES);
     bool mxcsr = takes_mxcsr(components, present, format);
     if (mxcsr)

@@ -16,7 +16,7 @@
  * beforehand (diff_state.c) and must lie in the arena, in the empty space around it, or at or
  * beside addresses that are not canonical: nothing of the process itself can be hit.
  *
- * Instructions run at CPL 3, in 64-bit code or in 32-bit code of the same process; alignment is
+ * Instructions run at CPL 3, in the modes that diff_modes lists, of the same process; alignment is
  * checked now and then.
  */
 #ifndef HULL_ENGINE_SOFT_DIFF_DIFF_H
@@ -74,6 +74,44 @@ static inline bool diff_one_in(struct diff_random *r, unsigned n)
 /* Pages of the arena: W writable, R read-only, - missing. */
 extern const char diff_page_kinds[DIFF_PAGES + 1];
 
+/* --- modes --- */
+
+/* A segment; without a selector, the one that the process has. */
+struct diff_segment {
+    uint32_t base, limit;
+    uint16_t selector;
+    bool wide; /* D or B */
+    bool down; /* data that expands down */
+};
+
+/* Code of one kind with its segments. */
+struct diff_mode {
+    const char *name;
+    unsigned code_bits;
+    struct diff_segment cs, ds, es, ss; /* not of 64-bit code */
+};
+
+enum {
+    DIFF_MODE_64,
+    DIFF_MODE_32,
+    DIFF_MODE_LIMITS, /* 32-bit code whose data segments end in the arena */
+    DIFF_MODE_16,
+    DIFF_MODES,
+};
+extern const struct diff_mode diff_modes[DIFF_MODES];
+
+/* What is added to an offset. */
+static inline uint64_t diff_base(const struct diff_mode *mode, unsigned seg)
+{
+    if (mode->code_bits == 64)
+        return seg == SEG_GS ? DIFF_GS : 0;
+    return seg == SEG_CS   ? mode->cs.base
+           : seg == SEG_DS ? mode->ds.base
+           : seg == SEG_ES ? mode->es.base
+           : seg == SEG_SS ? mode->ss.base
+                           : 0;
+}
+
 /* --- registers --- */
 
 struct diff_state {
@@ -114,7 +152,7 @@ struct diff_example {
 
 struct diff_row {
     const struct opcode *opcode;
-    struct diff_example example[2]; /* in 64-bit code, in 32-bit code */
+    struct diff_example example[3]; /* in 64-, 32- and 16-bit code */
     uint8_t group;                  /* enum diff_group */
     const char *why;                /* DIFF_NONE: the reason */
     uint64_t cases, faults, wrong;
@@ -132,21 +170,23 @@ void diff_rows_free(struct diff_rows *rows);
 static inline const struct diff_example *diff_example_of(const struct diff_row *row,
                                                          unsigned code_bits)
 {
-    return &row->example[code_bits == 64 ? 0 : 1];
+    return &row->example[code_bits == 64 ? 0 : code_bits == 32 ? 1 : 2];
 }
 
 struct diff_insn {
     struct insn insn;
-    uint64_t address; /* where it is executed */
-    uint64_t target;  /* of a branch */
-    uint8_t code_bits;
+    uint64_t address; /* where it is executed: linear */
+    uint64_t target;  /* of a branch: an offset in CS */
+    const struct diff_mode *mode;
     bool uses_fpu;
     bool bound; /* insn.exec is set */
 };
 
-/* An instruction of the row, to be executed at address: false where none could be made. */
+/* An instruction of the row, to be executed at address: false where none could be made. decode: of
+ * the mode. */
 bool diff_make_insn(struct diff_random *r, struct diff_insn *d, const struct diff_row *row,
-                    const struct decode_mode *mode, uint64_t address);
+                    const struct diff_mode *mode, const struct decode_mode *decode,
+                    uint64_t address);
 
 /* --- states --- */
 
@@ -184,9 +224,9 @@ struct diff_native;
 const char *diff_native_init(void);
 /* Of the engine's features those that the host has as well. */
 insn_features diff_native_features(insn_features engine);
-bool diff_native_has_32(void);
+bool diff_native_has(const struct diff_mode *mode);
 /* The instructions that are run until the next call, DIFF_SLOTS at most; at their addresses. */
-void diff_native_load(const struct diff_insn *insns, unsigned count, unsigned code_bits);
+void diff_native_load(const struct diff_insn *insns, unsigned count, const struct diff_mode *mode);
 void diff_native_run(const struct diff_case *c, struct diff_result *result);
 /* The arena's memory, writable whatever its pages are. */
 uint8_t *diff_native_memory(void);
@@ -198,7 +238,7 @@ struct diff_engine {
 };
 
 int diff_engine_init(struct diff_engine *e, struct err *err);
-void diff_engine_set_mode(struct diff_engine *e, unsigned code_bits);
+void diff_engine_set_mode(struct diff_engine *e, const struct diff_mode *mode);
 void diff_engine_run(struct diff_engine *e, struct diff_insn *d, const struct diff_case *c,
                      struct diff_result *result);
 

@@ -83,7 +83,7 @@ static bool host_is_laxer(const struct diff_case *c, const struct diff_result *g
 static bool offset_is_refused(const struct diff_case *c, const struct diff_result *got,
                               const struct diff_result *want)
 {
-    if (c->d->insn.seg != SEG_GS || c->d->code_bits != 64 || want->vector != EXC_GP ||
+    if (c->d->insn.seg != SEG_GS || c->d->mode->code_bits != 64 || want->vector != EXC_GP ||
         got->vector == EXC_GP)
         return false;
     for (unsigned i = 0; i < c->access_count; i++) {
@@ -150,7 +150,8 @@ static const char *compare_fpu(const struct diff_case *c, const struct diff_resu
     }
     if (memcmp(a->xmm, b->xmm, sizeof(a->xmm)) != 0)
         return "XMM registers";
-    if (c->d->code_bits == 32) /* the host's other registers are cleared, which there are not */
+    if (c->d->mode->code_bits !=
+        64) /* the host's other registers are cleared, which there are not */
         return memcmp(a->ymm_hi, b->ymm_hi, sizeof(a->ymm_hi) / 2) != 0 ? "upper halves" : NULL;
     return memcmp(a->ymm_hi, b->ymm_hi, sizeof(a->ymm_hi)) != 0 ? "upper halves" : NULL;
 }
@@ -235,24 +236,40 @@ static bool host_is_stricter(const struct diff_case *c, const struct diff_result
     if (insn->op == OP_UD)
         return is_other_cr8(insn) && got->vector == EXC_UD && want->vector == EXC_GP;
     if (want->vector == EXC_UD)
-        return c->d->code_bits == 32 && (strcmp(insn->opcode->name, "vpinsrd") == 0 ||
-                                         strcmp(insn->opcode->name, "vpextrd") == 0);
+        return c->d->mode->code_bits != 64 && (strcmp(insn->opcode->name, "vpinsrd") == 0 ||
+                                               strcmp(insn->opcode->name, "vpextrd") == 0);
     return (insn->op == OP_VEC_MASKMOVDQU || insn->op == OP_XRSTOR) && got->vector < 0 &&
            is_of_memory(want->vector);
 }
 
-/* The operand begins at a canonical address and ends at one that is not. */
-static bool reaches_gap(const struct diff_case *c)
+static bool is_allowed(const struct diff_mode *mode, unsigned seg, uint64_t la)
+{
+    const struct diff_segment *s = seg == SEG_ES   ? &mode->es
+                                   : seg == SEG_SS ? &mode->ss
+                                   : seg == SEG_CS ? &mode->cs
+                                                   : &mode->ds;
+    uint64_t offset = la - s->base;
+    if (mode->code_bits == 64)
+        return soft_canonical(la);
+    return s->down ? offset > s->limit && offset <= UINT32_MAX : offset <= s->limit;
+}
+
+/* The operand begins at an address that can be, and ends at one that is not canonical or beyond the
+ * segment's limit. */
+static bool reaches_beyond(const struct diff_case *c)
 {
     const struct diff_access *a = &c->accesses[0];
-    return c->access_count && soft_canonical(a->la) && !soft_canonical(a->la + a->len - 1);
+    const struct diff_mode *mode = c->d->mode;
+    unsigned seg = c->d->insn.seg;
+    return c->access_count && is_allowed(mode, seg, a->la) &&
+           !is_allowed(mode, seg, a->la + a->len - 1);
 }
 
 /*
  * The step that faults first decides which exception it is. Operands of ten bytes and XSAVE's area
- * are accessed in steps where their end is not canonical. That the address is wrong in itself is
- * found before any step of saving and restoring; XRSTOR's header is one of its steps. That FXSAVE
- * cannot write through CS comes after #AC to the host.
+ * are accessed in steps where their end is no address that can be, and FXSAVE's where it is beyond
+ * 16 bits: there the steps go on at 0. Otherwise, that the address is wrong in itself is found
+ * before any step of saving and restoring; XRSTOR's header is one of its steps.
  */
 static bool other_step_faults(const struct diff_case *c, const struct diff_result *got,
                               const struct diff_result *want)
@@ -262,9 +279,8 @@ static bool other_step_faults(const struct diff_case *c, const struct diff_resul
     bool xsave = saving && insn->op != OP_FXSAVE && insn->op != OP_FXRSTOR;
     if (!is_of_memory(got->vector) || !is_of_memory(want->vector))
         return false;
-    if ((xsave || insn->mem_bytes == 10) && reaches_gap(c))
-        return true;
-    if (insn->op == OP_FXSAVE && insn->seg == SEG_CS && want->vector == EXC_AC)
+    bool wraps = saving && insn->addr_bytes == 2;
+    if ((xsave || wraps || insn->mem_bytes == 10) && reaches_beyond(c))
         return true;
     if (saving && insn->op != OP_XRSTOR && got->vector != want->vector)
         return false;
@@ -287,8 +303,8 @@ static const char *compare_exception(const struct diff_case *c, const struct dif
 const char *diff_compare(const struct diff_case *c, struct diff_result *got,
                          struct diff_result *want, uint8_t *got_memory, uint8_t *want_memory)
 {
-    unsigned registers = c->d->code_bits == 64 ? 16 : 8;
-    uint64_t width = c->d->code_bits == 64 ? UINT64_MAX : UINT32_MAX;
+    unsigned registers = c->d->mode->code_bits == 64 ? 16 : 8;
+    uint64_t width = c->d->mode->code_bits == 64 ? UINT64_MAX : UINT32_MAX;
     bool partial = want->vector >= 0 && in_steps(&c->d->insn);
     if (host_is_laxer(c, got, want, want_memory) || host_is_stricter(c, got, want) ||
         offset_is_refused(c, got, want) || other_step_faults(c, got, want)) {
@@ -366,7 +382,7 @@ void diff_report(const struct diff_case *c, const char *what, const struct diff_
     const struct insn *insn = &c->d->insn;
     char text[128];
     decode_print(insn, c->d->address, text, sizeof(text));
-    printf("# %u-bit %s: %s differ:", c->d->code_bits, text, what);
+    printf("# %s %s: %s differ:", c->d->mode->name, text, what);
     for (unsigned i = 0; i < insn->len; i++)
         printf(" %02x", insn->bytes[i]);
     printf("%s\n", insn->op == OP_UD ? " (undefined)" : "");

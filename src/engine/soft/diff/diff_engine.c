@@ -22,9 +22,9 @@
 #define PTE_U     4ULL
 #define PTE_A     0x20ULL
 #define PTE_D     0x40ULL
-#define CODE64    0xa0fb /* CPU_SEG_CODE64 and CODE32, DATA of DPL 3 */
-#define CODE32    0xc0fb
-#define DATA      0xc0f3
+#define CODE64    0xa0fb /* CPU_SEG_CODE64, code and data of DPL 3 */
+#define CODE      0x00fb
+#define DATA      0x00f3
 #define DPL3_TSS  0x008b
 
 static void set_entry(uint8_t *ram, unsigned level, uint64_t la, uint64_t value)
@@ -87,7 +87,17 @@ int diff_engine_init(struct diff_engine *e, struct err *err)
     return 0;
 }
 
-void diff_engine_set_mode(struct diff_engine *e, unsigned code_bits)
+static struct cpu_segment segment_of(const struct diff_segment *s, uint16_t attr)
+{
+    if (s->wide)
+        attr |= SEG_ATTR_DB | SEG_ATTR_G;
+    if (s->down)
+        attr |= SEG_TYPE_DOWN;
+    return (struct cpu_segment){
+        .base = s->base, .limit = s->limit, .selector = s->selector, .attr = attr};
+}
+
+void diff_engine_set_mode(struct diff_engine *e, const struct diff_mode *mode)
 {
     struct soft_cpu *cpu = e->cpu;
     cpu->cr0 = CPU_CR0_PE | CPU_CR0_PG | CPU_CR0_NE | CPU_CR0_ET | CPU_CR0_WP | CPU_CR0_MP | CR0_AM;
@@ -95,12 +105,14 @@ void diff_engine_set_mode(struct diff_engine *e, unsigned code_bits)
     cpu->cr4 = CPU_CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
     cpu->xcr0 = e->vm.model.features >> FEAT_AVX & 1 ? 7 : 3;
     cpu->efer = CPU_EFER_LME | CPU_EFER_LMA | EFER_SCE | EFER_NXE;
-    for (unsigned i = 0; i < SEG_COUNT; i++)
-        cpu->seg[i] = (struct cpu_segment){.limit = UINT32_MAX, .selector = 0x2b, .attr = DATA};
-    cpu->seg[SEG_CS] = (struct cpu_segment){.limit = UINT32_MAX,
-                                            .selector = code_bits == 64 ? 0x33 : 0x23,
-                                            .attr = code_bits == 64 ? CODE64 : CODE32};
-    cpu->seg[SEG_GS].base = code_bits == 64 ? DIFF_GS : 0;
+    cpu->seg[SEG_CS] = segment_of(&mode->cs, CODE);
+    if (mode->code_bits == 64)
+        cpu->seg[SEG_CS].attr = CODE64;
+    cpu->seg[SEG_DS] = cpu->seg[SEG_FS] = cpu->seg[SEG_GS] = segment_of(&mode->ds, DATA);
+    cpu->seg[SEG_ES] = segment_of(&mode->es, DATA);
+    cpu->seg[SEG_SS] = segment_of(&mode->ss, DATA);
+    cpu->seg[SEG_FS].base = 0;
+    cpu->seg[SEG_GS].base = mode->code_bits == 64 ? DIFF_GS : 0;
     cpu->tr = (struct cpu_segment){.limit = 0x63, .selector = 8, .attr = DPL3_TSS};
     cpu->rflags = RFLAGS_FIXED;
     cpu->delivering = -1;
@@ -118,7 +130,7 @@ static void execute(struct soft_cpu *cpu, const struct diff_insn *d)
         cpu->insn = cpu->block_start = insn;
         cpu->stop_block = cpu->rip_set = false;
         insn->exec(cpu, insn);
-        again = cpu->stop_block && cpu->rip_set && cpu->rip == d->address;
+        again = cpu->stop_block && cpu->rip_set && cpu->rip == cpu->rip_page;
     } while (again && insn->opcode->attr & ATTR_STRING);
     cpu->insn = NULL;
     if (!cpu->rip_set && !(insn->opcode->attr & (ATTR_BRANCH | ATTR_ENDS_BLOCK)))
@@ -136,7 +148,7 @@ void diff_engine_run(struct diff_engine *e, struct diff_insn *d, const struct di
     }
     cpu->events = 0;
     memcpy(cpu->gpr, c->start.gpr, sizeof(c->start.gpr));
-    cpu->rip = cpu->rip_page = d->address;
+    cpu->rip = cpu->rip_page = c->start.rip;
     cpu->rflags = c->start.rflags;
     mmu_select(cpu); /* AC */
     if (d->uses_fpu)

@@ -109,6 +109,7 @@ int diff_rows_init(struct diff_rows *rows, insn_features features)
         row->opcode = decode_opcode_at(i);
         row->example[0] = make_example(i, 64, features);
         row->example[1] = make_example(i, 32, features);
+        row->example[2] = make_example(i, 16, features);
         classify(row, features);
     }
     return 0;
@@ -179,14 +180,15 @@ static void find_body(struct draft *d)
         d->body++;
 }
 
-/* Segment overrides: FS is the host's own, and GS has a base in 64-bit code only. */
+/* Segment overrides: FS is the host's own, GS has a base in 64-bit code only, and CS of 16-bit code
+ * does not reach the arena. */
 static void put_segment(struct draft *d)
 {
-    static const uint8_t prefixes[] = {0x26, 0x2e, 0x36, 0x3e};
+    static const uint8_t prefixes[] = {0x26, 0x36, 0x3e, 0x2e};
     if (d->mode->code_bits == 64 && diff_one_in(d->r, 2))
         put(d, 0x65);
     else
-        put(d, prefixes[diff_below(d->r, 4)]);
+        put(d, prefixes[diff_below(d->r, d->mode->code_bits == 16 ? 3 : 4)]);
 }
 
 static void put_prefixes(struct draft *d)
@@ -287,9 +289,9 @@ static void put_modrm(struct draft *d, bool keep_reg, bool keep_rm)
     bool memory = keep_rm ? example < 0xc0 : diff_below(d->r, 5) < 3;
     unsigned mod = memory ? diff_below(d->r, 3) : 3;
     unsigned rm = keep_rm && !memory ? example & 7 : diff_below(d->r, 8);
-    bool narrow = false; /* 16-bit forms */
+    bool narrow = d->mode->code_bits == 16; /* 16-bit forms */
     for (size_t i = 0; i < d->len && d->mode->code_bits != 64; i++)
-        narrow |= d->bytes[i] == 0x67;
+        narrow ^= d->bytes[i] == 0x67 && !memchr(d->bytes, 0x67, i);
     if (d->opcode->attr & ATTR_VSIB)
         rm = 4;
     put(d, mod << 6 | reg << 3 | rm);
@@ -373,12 +375,13 @@ static void fix_branch(struct draft *d, struct diff_insn *out)
     const struct insn *insn = &out->insn;
     unsigned op = insn->op;
     size_t len = insn->len - d->len + 8; /* of the immediate: d->len counts eight bytes for it */
-    uint64_t next = out->address + insn->len;
+    uint64_t base = out->mode->cs.base, next = out->address - base + insn->len;
     bool relative = op == OP_JCC || op == OP_JMP || op == OP_CALL || op == OP_LOOP ||
                     op == OP_LOOPE || op == OP_LOOPNE || op == OP_JCXZ;
     if (!relative)
         return;
-    out->target = len == 1 ? near_target(d->r, out->address) : random_target(d->r, out->address);
+    out->target =
+        (len == 1 ? near_target(d->r, out->address) : random_target(d->r, out->address)) - base;
     if (len == 2 && d->mode->code_bits == 32) {
         /* EIP keeps 16 bits: nothing is there. */
         out->target = (uint64_t)(uint16_t)diff_below(d->r, 0x8000);
@@ -390,7 +393,7 @@ static void fix_branch(struct draft *d, struct diff_insn *out)
 static void fix_place(struct draft *d, struct diff_insn *out)
 {
     const struct insn *insn = &out->insn;
-    uint64_t place = fixed_place(d) - (insn->seg == SEG_GS ? DIFF_GS : 0);
+    uint64_t place = fixed_place(d) - diff_base(out->mode, insn->seg);
     bool absolute = insn->is_mem && insn->base == GPR_ZERO && insn->index == GPR_ZERO;
     if (insn->rip_relative)
         patch(d, d->disp_at, 4, place - (out->address + insn->len));
@@ -412,12 +415,13 @@ static bool uses_fpu(const struct opcode *o)
 }
 
 bool diff_make_insn(struct diff_random *r, struct diff_insn *out, const struct diff_row *row,
-                    const struct decode_mode *mode, uint64_t address)
+                    const struct diff_mode *mode, const struct decode_mode *decode,
+                    uint64_t address)
 {
     const struct diff_example *example = diff_example_of(row, mode->code_bits);
     struct draft d = {
         .r = r,
-        .mode = mode,
+        .mode = decode,
         .opcode = row->opcode,
         .example = example->bytes,
         .example_len = example->len,
@@ -425,8 +429,8 @@ bool diff_make_insn(struct diff_random *r, struct diff_insn *out, const struct d
     };
     *out = (struct diff_insn){
         .address = address,
-        .target = random_target(r, address),
-        .code_bits = mode->code_bits,
+        .target = random_target(r, address) - mode->cs.base,
+        .mode = mode,
         .uses_fpu = uses_fpu(row->opcode),
     };
     if (example->len == 0)

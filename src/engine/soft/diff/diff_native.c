@@ -6,6 +6,7 @@
  * One process has one such side: the registers are in static memory, which the entry and exit code
  * addresses without a register of its own.
  */
+#include <asm/ldt.h>
 #include <asm/prctl.h>
 #include <cpuid.h>
 #include <errno.h>
@@ -26,7 +27,6 @@
 #define ERROR_PRESENT  0x01u
 #define ERROR_FETCH    0x10u
 #define USER_CS        0x33
-#define USER_CS32      0x23
 #define USER_DS        0x2b
 #define XSTATE_MAGIC   0x46505853u
 #define SIGFRAME_MAGIC 464 /* offset of it in the legacy region of a signal frame */
@@ -38,10 +38,11 @@ struct diff_io {
     uint64_t rflags, target, host_rsp;
     uint32_t components; /* of XSAVE; 0: leave the vector and x87 units alone */
     uint32_t mxcsr;
-    struct { /* a far pointer to 32-bit code */
+    struct { /* a far pointer to code that is not 64-bit */
         uint32_t offset;
         uint16_t selector;
     } far32;
+    uint32_t ds, es, ss; /* for it */
 };
 
 __attribute__((visibility("hidden"))) struct diff_io diff_io;
@@ -60,6 +61,7 @@ void diff_on_signal(int number, siginfo_t *info, void *context);
 #define IO_COMPONENTS 1048
 #define IO_MXCSR      1052
 #define IO_FAR32      1056
+#define IO_DS         1064
 
 _Static_assert(offsetof(struct diff_io, gpr) == IO_GPR(0), "the code below");
 _Static_assert(offsetof(struct diff_io, rflags) == IO_RFLAGS, "the code below");
@@ -68,6 +70,7 @@ _Static_assert(offsetof(struct diff_io, host_rsp) == IO_HOST_RSP, "the code belo
 _Static_assert(offsetof(struct diff_io, components) == IO_COMPONENTS, "the code below");
 _Static_assert(offsetof(struct diff_io, mxcsr) == IO_MXCSR, "the code below");
 _Static_assert(offsetof(struct diff_io, far32) == IO_FAR32, "the code below");
+_Static_assert(offsetof(struct diff_io, ds) == IO_DS, "the code below");
 
 /* clang-format off */
 __asm__(".text\n"
@@ -93,7 +96,8 @@ __asm__(".text\n"
         "load_registers\n"
         "jmp *diff_io+1032(%rip)\n"
         "diff_enter32:\n"
-        "mov $0x2b, %eax; mov %eax, %ds; mov %eax, %es\n"
+        "mov diff_io+1064(%rip), %ds; mov diff_io+1068(%rip), %es\n"
+        "mov diff_io+1072(%rip), %ss\n"
         "load_registers\n"
         "ljmp *diff_io+1056(%rip)\n"
         "diff_exit:\n"
@@ -105,6 +109,7 @@ __asm__(".text\n"
         "mov %r10, diff_io+976(%rip); mov %r11, diff_io+984(%rip)\n"
         "mov %r12, diff_io+992(%rip); mov %r13, diff_io+1000(%rip)\n"
         "mov %r14, diff_io+1008(%rip); mov %r15, diff_io+1016(%rip)\n"
+        "mov $0x2b, %eax; mov %eax, %ss\n"
         "mov diff_io+1040(%rip), %rsp\n"
         "pushfq; pop diff_io+1024(%rip)\n"
         "push $2; popfq\n"
@@ -123,10 +128,10 @@ __asm__(".text\n"
 static struct {
     uint8_t *memory; /* the arena, writable */
     uint8_t *code;   /* the slots, writable */
-    bool has_32;
+    bool has[DIFF_MODES];
     uint32_t components;
     struct diff_result *result; /* of the run under way */
-    unsigned code_bits;
+    const struct diff_mode *mode;
 } native;
 
 /* --- what the host has --- */
@@ -214,7 +219,7 @@ static void return_to_host(ucontext_t *uc)
     g[REG_RIP] = (greg_t)(uintptr_t)diff_resume;
     g[REG_RSP] = (greg_t)diff_io.host_rsp;
     g[REG_EFL] = RFLAGS_FIXED | RFLAGS_IF;
-    g[REG_CSGSFS] = (g[REG_CSGSFS] & ~0xffffLL) | USER_CS;
+    g[REG_CSGSFS] = (g[REG_CSGSFS] & 0x0000ffffffff0000LL) | USER_CS | (greg_t)USER_DS << 48;
     fpu->cwd = FCW_INIT;
     fpu->swd = 0;
     fpu->ftw = 0;
@@ -327,17 +332,38 @@ static void install_handlers(void)
         sigaction(signals[i], &action, NULL);
 }
 
-/* Does 32-bit code run, and come back? */
-static bool try_32(void)
+/* An entry of the local descriptor table: selector 7 is the first. */
+static bool make_descriptor(const struct diff_segment *s, bool code)
 {
-    struct diff_insn nop = {.address = DIFF_CODE, .code_bits = 32, .insn = {.len = 1}};
+    struct user_desc desc = {
+        .entry_number = s->selector >> 3,
+        .base_addr = s->base,
+        .limit = s->wide ? s->limit >> 12 : s->limit,
+        .seg_32bit = s->wide,
+        .contents = code      ? MODIFY_LDT_CONTENTS_CODE
+                    : s->down ? MODIFY_LDT_CONTENTS_STACK
+                              : MODIFY_LDT_CONTENTS_DATA,
+        .limit_in_pages = s->wide,
+        .useable = 1,
+    };
+    return !(s->selector & 4) || syscall(SYS_modify_ldt, 0x11, &desc, sizeof(desc)) == 0;
+}
+
+/* Does code of the mode run, and come back? */
+static bool try_mode(const struct diff_mode *mode)
+{
+    struct diff_insn nop = {.address = DIFF_CODE, .mode = mode, .insn = {.len = 1}};
     struct diff_case c = {.d = &nop};
     struct diff_result result;
+    if (mode->code_bits != 64 &&
+        !(make_descriptor(&mode->cs, true) && make_descriptor(&mode->ds, false) &&
+          make_descriptor(&mode->es, false) && make_descriptor(&mode->ss, false)))
+        return false;
     nop.insn.bytes[0] = 0x90;
     c.start.gpr[CPU_RSI] = 0x12345678;
     c.start.rflags = RFLAGS_FIXED;
-    c.start.rip = DIFF_CODE;
-    diff_native_load(&nop, 1, 32);
+    c.start.rip = DIFF_CODE - mode->cs.base;
+    diff_native_load(&nop, 1, mode);
     diff_native_run(&c, &result);
     return result.vector < 0 && result.state.gpr[CPU_RSI] == 0x12345678;
 }
@@ -359,13 +385,14 @@ const char *diff_native_init(void)
         return "the base of GS cannot be set";
     make_exits();
     install_handlers();
-    native.has_32 = try_32();
+    for (unsigned i = 0; i < DIFF_MODES; i++)
+        native.has[i] = try_mode(&diff_modes[i]);
     return NULL;
 }
 
-bool diff_native_has_32(void)
+bool diff_native_has(const struct diff_mode *mode)
 {
-    return native.has_32;
+    return native.has[mode - diff_modes];
 }
 
 uint8_t *diff_native_memory(void)
@@ -375,7 +402,7 @@ uint8_t *diff_native_memory(void)
 
 /* --- code --- */
 
-/* jmp [the address of diff_exit]; from 32-bit code a far jump to the 64-bit one. */
+/* jmp [the address of diff_exit]; from other code a far jump to the 64-bit one. */
 static void put_exit(uint8_t *to, uint64_t address, unsigned code_bits)
 {
     if (code_bits == 64) {
@@ -387,19 +414,21 @@ static void put_exit(uint8_t *to, uint64_t address, unsigned code_bits)
     }
     uint32_t offset = (uint32_t)POINTERS + 16;
     uint16_t selector = USER_CS;
+    if (code_bits == 16)
+        *to++ = 0x66; /* an offset of 32 bits */
     to[0] = 0xea;
     memcpy(to + 1, &offset, sizeof(offset));
     memcpy(to + 5, &selector, sizeof(selector));
 }
 
-void diff_native_load(const struct diff_insn *insns, unsigned count, unsigned code_bits)
+void diff_native_load(const struct diff_insn *insns, unsigned count, const struct diff_mode *mode)
 {
-    native.code_bits = code_bits;
+    native.mode = mode;
     memset(native.code, INT3, CODE_BYTES);
     for (unsigned i = 0; i < count; i++) {
         uint8_t *to = native.code + (insns[i].address - DIFF_CODE);
         memcpy(to, insns[i].insn.bytes, insns[i].insn.len);
-        put_exit(to + insns[i].insn.len, insns[i].address + insns[i].insn.len, code_bits);
+        put_exit(to + insns[i].insn.len, insns[i].address + insns[i].insn.len, mode->code_bits);
     }
     __builtin___clear_cache((char *)(uintptr_t)DIFF_CODE,
                             (char *)(uintptr_t)(DIFF_CODE + CODE_BYTES));
@@ -411,7 +440,7 @@ static void take_registers(struct diff_result *result, const struct diff_case *c
 {
     memcpy(result->state.gpr, diff_io.gpr, sizeof(diff_io.gpr));
     result->state.rflags = diff_io.rflags;
-    result->state.rip = c->d->address + c->d->insn.len;
+    result->state.rip = c->start.rip + c->d->insn.len;
     if (diff_io.components)
         result->state.fpu = diff_io.fpu;
 }
@@ -429,11 +458,14 @@ void diff_native_run(const struct diff_case *c, struct diff_result *result)
     }
     result->vector = -1;
     native.result = result;
-    if (native.code_bits == 64) {
+    if (native.mode->code_bits == 64) {
         diff_enter();
     } else {
         diff_io.far32.offset = (uint32_t)start->rip;
-        diff_io.far32.selector = USER_CS32;
+        diff_io.far32.selector = native.mode->cs.selector;
+        diff_io.ds = native.mode->ds.selector;
+        diff_io.es = native.mode->es.selector;
+        diff_io.ss = native.mode->ss.selector;
         diff_enter32();
     }
     if (native.result) { /* no signal has come */

@@ -19,6 +19,33 @@
 #define AC_TESTED RFLAGS_AC
 #endif
 
+/* The selectors of the process, and those of the table that the native side makes: 7, 15, ... */
+#define FLAT_DATA                                                                                  \
+    {                                                                                              \
+        .limit = UINT32_MAX, .selector = 0x2b, .wide = true                                        \
+    }
+
+const struct diff_mode diff_modes[DIFF_MODES] = {
+    [DIFF_MODE_64] = {"64-bit",
+                      64, {.limit = UINT32_MAX, .selector = 0x33, .wide = true},
+                      FLAT_DATA,                                    FLAT_DATA,
+                      FLAT_DATA                                        },
+    [DIFF_MODE_32] = {"32-bit",
+                      32, {.limit = UINT32_MAX, .selector = 0x23, .wide = true},
+                      FLAT_DATA,                                    FLAT_DATA,
+                      FLAT_DATA                                        },
+    [DIFF_MODE_LIMITS] = {"32-bit, limited",
+                      32, {.limit = UINT32_MAX, .selector = 0x23, .wide = true},
+                      {0, DIFF_ARENA + 0x9fff, 0x07, true, false},
+                      {DIFF_ARENA - 0x1230, 0xcfff, 0x0f, true, false},
+                      {DIFF_ARENA - 0x10000, 0x13fff, 0x17, true, true}},
+    [DIFF_MODE_16] = {"16-bit",
+                      16, {DIFF_CODE, UINT16_MAX, 0x1f, false, false},
+                      {DIFF_ARENA, UINT16_MAX, 0x27, false, false},
+                      {DIFF_ARENA, UINT16_MAX, 0x27, false, false},
+                      {DIFF_ARENA, UINT16_MAX, 0x27, false, false}     },
+};
+
 /* W writable, R read-only, - missing: two of a kind beside each other, and every change. */
 const char diff_page_kinds[DIFF_PAGES + 1] = "-WWRW-RRW-WWW-R-";
 
@@ -177,7 +204,7 @@ static uint64_t outside(struct diff_random *r, unsigned len)
 /* An address for an operand of len bytes. */
 static uint64_t random_place(struct diff_random *r, const struct diff_insn *d, unsigned len)
 {
-    if (d->code_bits == 64 && diff_one_in(r, 40))
+    if (d->mode->code_bits == 64 && diff_one_in(r, 40))
         return outside(r, len);
     uint64_t page = DIFF_ARENA + (uint64_t)diff_below(r, DIFF_PAGES) * DIFF_PAGE;
     uint64_t place = page + diff_below(r, DIFF_PAGE);
@@ -199,15 +226,20 @@ static uint64_t random_place(struct diff_random *r, const struct diff_insn *d, u
     return place;
 }
 
-static uint64_t segment_base(const struct insn *insn)
+/* Of the memory operand. */
+static uint64_t segment_base(const struct diff_insn *d)
 {
-    return insn->seg == SEG_GS ? DIFF_GS : 0;
+    return diff_base(d->mode, d->insn.seg);
 }
 
-static uint64_t linear_mask(const struct insn *insn, bool code64)
+static uint64_t linear_mask(bool code64)
 {
-    (void)insn;
     return code64 ? UINT64_MAX : UINT32_MAX;
+}
+
+static uint64_t stack_mask(const struct diff_mode *mode)
+{
+    return mode->code_bits == 64 ? UINT64_MAX : mode->ss.wide ? UINT32_MAX : UINT16_MAX;
 }
 
 /* The effective address with these registers. */
@@ -228,7 +260,7 @@ static void aim(struct diff_random *r, const struct diff_insn *d, uint64_t gpr[1
 {
     const struct insn *insn = &d->insn;
     bool has_index = insn->index != GPR_ZERO && !(insn->opcode->attr & ATTR_VSIB);
-    uint64_t offset = la - segment_base(insn) - (uint64_t)(int64_t)insn->disp;
+    uint64_t offset = la - segment_base(d) - (uint64_t)(int64_t)insn->disp;
     uint64_t above = insn->addr_bytes == 8 ? 0 : diff_random(r) & ~insn->addr_mask;
     if (insn->base == GPR_ZERO && !has_index)
         return;
@@ -284,24 +316,30 @@ static void list_string(struct diff_case *c, bool code64)
         insn->prefixes & (PREFIX_REP | PREFIX_REPNE) ? gpr[CPU_RCX] & insn->addr_mask : 1;
     uint64_t len = count * insn->op_bytes;
     bool down = c->start.rflags & RFLAGS_DF;
-    uint64_t mask = linear_mask(insn, code64);
+    uint64_t mask = linear_mask(code64);
     uint64_t back = down && count ? len - insn->op_bytes : 0;
     bool source = insn->op != OP_STOS && insn->op != OP_SCAS;
     bool destination = insn->op != OP_LODS;
     if (len > 1u << 16)
         len = UINT32_MAX; /* is refused */
     if (source)
-        add_access(c, (segment_base(insn) + (gpr[CPU_RSI] & insn->addr_mask) - back) & mask,
+        add_access(c, (segment_base(c->d) + (gpr[CPU_RSI] & insn->addr_mask) - back) & mask,
                    (uint32_t)len);
     if (destination)
-        add_access(c, ((gpr[CPU_RDI] & insn->addr_mask) - back) & mask, (uint32_t)len);
+        add_access(c,
+                   (diff_base(c->d->mode, SEG_ES) + (gpr[CPU_RDI] & insn->addr_mask) - back) & mask,
+                   (uint32_t)len);
 }
 
 static void list_stack(struct diff_case *c)
 {
     const struct insn *insn = &c->d->insn;
-    uint64_t rsp = c->start.gpr[CPU_RSP], rbp = c->start.gpr[CPU_RBP];
-    if (insn->op == OP_ENTER) {
+    uint64_t mask = stack_mask(c->d->mode), base = diff_base(c->d->mode, SEG_SS);
+    uint64_t rsp = base + (c->start.gpr[CPU_RSP] & mask);
+    uint64_t rbp = base + (c->start.gpr[CPU_RBP] & mask);
+    if (mask == UINT16_MAX) { /* wraps, and is the arena */
+        add_access(c, DIFF_ARENA, DIFF_PAGES * DIFF_PAGE);
+    } else if (insn->op == OP_ENTER) {
         unsigned level = insn->imm2 & 31;
         add_access(c, rsp - 8 * (level + 2), 8 * (level + 2));
         add_access(c, rbp - 8 * (level + 1), 8 * (level + 2));
@@ -331,7 +369,7 @@ static void list_gather(struct diff_case *c, bool code64)
         if (index_bytes == 8)
             memcpy(&index, from, 8);
         uint64_t offset = (start + ((uint64_t)index << insn->scale)) & insn->addr_mask;
-        add_access(c, (offset + segment_base(insn)) & linear_mask(insn, code64), size);
+        add_access(c, (offset + segment_base(c->d)) & linear_mask(code64), size);
     }
 }
 
@@ -339,7 +377,7 @@ static void list_accesses(struct diff_case *c, bool code64)
 {
     const struct insn *insn = &c->d->insn;
     const uint64_t *gpr = c->start.gpr;
-    uint64_t mask = linear_mask(insn, code64), base = segment_base(insn);
+    uint64_t mask = linear_mask(code64), base = segment_base(c->d);
     uint32_t attr = insn->opcode->attr;
     c->access_count = 0;
     if (insn->op == OP_UD)
@@ -353,10 +391,15 @@ static void list_accesses(struct diff_case *c, bool code64)
     if (insn->op == OP_XLAT)
         add_access(c, (base + ((gpr[CPU_RBX] + (uint8_t)gpr[CPU_RAX]) & insn->addr_mask)) & mask,
                    1);
-    if (insn->op == OP_VEC_MASKMOVDQU)
-        add_access(c, (base + (gpr[CPU_RDI] & insn->addr_mask)) & mask, 16);
+    if (insn->op == OP_VEC_MASKMOVDQU) {
+        uint64_t offset = gpr[CPU_RDI] & insn->addr_mask;
+        add_access(c, (base + offset) & mask, 16);
+        if (offset > insn->addr_mask - 16) /* its bytes go on at 0 */
+            add_access(c, base & mask, 16);
+    }
     if (insn->op == OP_MOVDIR64B)
-        add_access(c, gpr[insn->reg] & insn->addr_mask & mask, 64);
+        add_access(c, (diff_base(c->d->mode, SEG_ES) + (gpr[insn->reg] & insn->addr_mask)) & mask,
+                   64);
     if (attr & ATTR_STRING)
         list_string(c, code64);
     if (attr & ATTR_STACK || insn->op == OP_CALL || insn->op == OP_CALL_IND)
@@ -411,8 +454,7 @@ static uint64_t memory_at(const uint8_t *memory, uint64_t la, unsigned len)
 
 static uint64_t operand_la(const struct diff_case *c, bool code64)
 {
-    return (segment_base(&c->d->insn) + offset_of(c->d, c->start.gpr)) &
-           linear_mask(&c->d->insn, code64);
+    return (segment_base(c->d) + offset_of(c->d, c->start.gpr)) & linear_mask(code64);
 }
 
 /* An image that FXRSTOR and XRSTOR take, most of the time. */
@@ -443,7 +485,8 @@ static void poke_image(struct diff_random *r, struct diff_case *c, uint64_t la)
 static void poke_stack(struct diff_random *r, struct diff_case *c, const uint8_t *memory)
 {
     const struct insn *insn = &c->d->insn;
-    uint64_t rsp = c->start.gpr[CPU_RSP], value = c->d->target;
+    uint64_t rsp = diff_base(c->d->mode, SEG_SS) + (c->start.gpr[CPU_RSP] & stack_mask(c->d->mode));
+    uint64_t value = c->d->target;
     if (insn->op == OP_POPF) {
         value = memory_at(memory, rsp, 8) & ~(RFLAGS_TF | (RFLAGS_AC & ~AC_TESTED));
         if (diff_one_in(r, 2))
@@ -500,8 +543,8 @@ static void prepare_string(struct diff_random *r, const struct diff_insn *d, str
 {
     uint64_t above = d->insn.addr_bytes == 8 ? 0 : diff_random(r) & ~d->insn.addr_mask;
     uint64_t count = diff_below(r, REPEAT_MAX);
-    uint64_t source = random_place(r, d, 16) - segment_base(&d->insn);
-    uint64_t destination = random_place(r, d, 16);
+    uint64_t source = random_place(r, d, 16) - segment_base(d);
+    uint64_t destination = random_place(r, d, 16) - diff_base(d->mode, SEG_ES);
     s->gpr[CPU_RCX] = count | above;
     s->gpr[CPU_RSI] = (source & d->insn.addr_mask) | above;
     s->gpr[CPU_RDI] = (destination & d->insn.addr_mask) | above;
@@ -539,13 +582,13 @@ static void prepare(struct diff_random *r, const struct diff_insn *d, struct dif
             s->gpr[insn->reg] = (uint64_t)((int64_t)diff_below(r, 4000) - 2000);
         break;
     case OP_XLAT:
-        s->gpr[CPU_RBX] = random_place(r, d, 1) - (uint8_t)s->gpr[CPU_RAX] - segment_base(insn);
+        s->gpr[CPU_RBX] = random_place(r, d, 1) - (uint8_t)s->gpr[CPU_RAX] - segment_base(d);
         break;
     case OP_VEC_MASKMOVDQU:
-        s->gpr[CPU_RDI] = random_place(r, d, 16) - segment_base(insn);
+        s->gpr[CPU_RDI] = random_place(r, d, 16) - segment_base(d);
         break;
     case OP_MOVDIR64B:
-        s->gpr[insn->reg] = random_place(r, d, 64) & ~63ULL;
+        s->gpr[insn->reg] = (random_place(r, d, 64) & ~63ULL) - diff_base(d->mode, SEG_ES);
         break;
     case OP_VEC_GATHER:
         prepare_gather(r, d, s);
@@ -615,9 +658,10 @@ static void place_stack(struct diff_random *r, const struct diff_insn *d, struct
                         bool code64)
 {
     bool framed = d->insn.op == OP_ENTER || d->insn.op == OP_LEAVE;
-    s->gpr[CPU_RSP] = random_place(r, d, 16);
+    uint64_t base = diff_base(d->mode, SEG_SS);
+    s->gpr[CPU_RSP] = random_place(r, d, 16) - base;
     if (framed)
-        s->gpr[CPU_RBP] = random_place(r, d, 16);
+        s->gpr[CPU_RBP] = random_place(r, d, 16) - base;
     if (framed && diff_one_in(r, 4)) /* frames that overlap */
         s->gpr[CPU_RBP] = s->gpr[CPU_RSP] + diff_below(r, 128) - 64;
     if (code64 && diff_one_in(r, 60))
@@ -632,7 +676,7 @@ static void try_state(struct diff_random *r, struct diff_case *c, const uint8_t 
     struct diff_state *s = &c->start;
     for (unsigned i = 0; i < 16; i++)
         s->gpr[i] = random_value(r);
-    s->rip = d->address;
+    s->rip = d->address - d->mode->cs.base;
     s->rflags = RFLAGS_FIXED | RFLAGS_IF | (diff_random(r) & RFLAGS_ARITH) |
                 (diff_one_in(r, 3) ? RFLAGS_DF : 0) | (diff_one_in(r, 8) ? AC_TESTED : 0);
     place_stack(r, d, s, code64);
@@ -656,7 +700,7 @@ static void try_state(struct diff_random *r, struct diff_case *c, const uint8_t 
 bool diff_make_state(struct diff_random *r, struct diff_case *c, const struct diff_insn *d,
                      const uint8_t *memory)
 {
-    bool code64 = d->code_bits == 64;
+    bool code64 = d->mode->code_bits == 64;
     c->d = d;
     for (unsigned i = 0; i < TRIES; i++) {
         try_state(r, c, memory, code64);

@@ -4,7 +4,7 @@
  *
  * Without arguments: a share with a fixed seed, as a unit test. For more:
  *
- *     diff_test [--group NAME[,NAME...]] [--row MNEMONIC] [--cases N] [--seed N] [--bits 32|64]
+ *     diff_test [--group NAME[,NAME...]] [--row MNEMONIC] [--cases N] [--seed N] [--mode NAME]
  *               [--table FILE]
  *
  * N cases for each group; --table writes for each row of the decoder's tables how many cases of it
@@ -28,8 +28,8 @@ struct options {
     unsigned groups; /* bits */
     const char *row;
     uint64_t cases, seed;
-    unsigned bits;     /* 0: both */
-    const char *table; /* a file */
+    const struct diff_mode *mode; /* NULL: all */
+    const char *table;            /* a file */
 };
 
 static struct diff_engine engine;
@@ -87,12 +87,12 @@ static void run_case(struct diff_case *c, struct diff_insn *d, struct diff_row *
     memcpy(engine.memory, diff_native_memory(), (size_t)DIFF_PAGES * DIFF_PAGE);
 }
 
-static uint64_t run_batch(struct diff_random *r, struct batch *b, unsigned bits)
+static uint64_t run_batch(struct diff_random *r, struct batch *b, const struct diff_mode *mode)
 {
     static struct diff_case c;
     uint64_t cases = 0;
-    diff_engine_set_mode(&engine, bits);
-    diff_native_load(b->insns, b->count, bits);
+    diff_engine_set_mode(&engine, mode);
+    diff_native_load(b->insns, b->count, mode);
     randomise_memory(r);
     for (unsigned i = 0; i < b->count; i++) {
         for (unsigned n = 0; n < STATES; n++) {
@@ -114,19 +114,19 @@ static uint64_t run_batch(struct diff_random *r, struct batch *b, unsigned bits)
 }
 
 static void fill_batch(struct diff_random *r, struct batch *b, struct diff_row *const *chosen,
-                       size_t chosen_count, unsigned bits)
+                       size_t chosen_count, const struct diff_mode *mode)
 {
-    const struct decode_mode mode = {
-        .code_bits = (uint8_t)bits, .vex = true, .features = engine.vm.model.features};
+    const struct decode_mode decode = {
+        .code_bits = (uint8_t)mode->code_bits, .vex = true, .features = engine.vm.model.features};
     b->count = 0;
     for (unsigned tries = 0; tries < 4 * DIFF_SLOTS && b->count < DIFF_SLOTS; tries++) {
         struct diff_row *row = chosen[diff_random(r) % chosen_count];
         struct diff_insn *d = &b->insns[b->count];
-        if (!diff_example_of(row, bits)->len)
+        if (!diff_example_of(row, mode->code_bits)->len)
             continue;
         /* At different places of a slot, so that RIP's low bits differ. */
         uint64_t address = DIFF_CODE + (uint64_t)b->count * DIFF_SLOT + 200 + diff_below(r, 16);
-        if (!diff_make_insn(r, d, row, &mode, address)) {
+        if (!diff_make_insn(r, d, row, mode, &decode, address)) {
             row->unmade++;
             continue;
         }
@@ -139,6 +139,14 @@ static void fill_batch(struct diff_random *r, struct batch *b, struct diff_row *
 static bool is_chosen(const struct diff_row *row, unsigned group, const struct options *o)
 {
     return row->group == group && (!o->row || strcmp(o->row, row->opcode->name) == 0);
+}
+
+/* Mostly 64-bit code. */
+static const struct diff_mode *random_mode(struct diff_random *r)
+{
+    const struct diff_mode *mode = &diff_modes[diff_below(r, 2 * DIFF_MODES) % (DIFF_MODES + 1)];
+    return mode < diff_modes + DIFF_MODES && diff_native_has(mode) ? mode
+                                                                   : &diff_modes[DIFF_MODE_64];
 }
 
 /* Returns how many rows have differences. */
@@ -157,10 +165,10 @@ static unsigned run_group(unsigned group, const struct options *o)
     }
     clock_gettime(CLOCK_MONOTONIC, &from);
     while (count && cases < o->cases) {
-        unsigned bits = o->bits ? o->bits : diff_native_has_32() && diff_one_in(&r, 4) ? 32 : 64;
-        fill_batch(&r, &batch, chosen, count, bits);
+        const struct diff_mode *mode = o->mode ? o->mode : random_mode(&r);
+        fill_batch(&r, &batch, chosen, count, mode);
         if (batch.count)
-            cases += run_batch(&r, &batch, bits);
+            cases += run_batch(&r, &batch, mode);
     }
     clock_gettime(CLOCK_MONOTONIC, &to);
     double seconds = (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_nsec - from.tv_nsec) * 1e-9;
@@ -234,8 +242,18 @@ static unsigned parse_groups(const char *list)
     return groups;
 }
 
+static const struct diff_mode *find_mode(const char *name)
+{
+    for (unsigned i = 0; i < DIFF_MODES; i++) {
+        if (strcmp(diff_modes[i].name, name) == 0)
+            return &diff_modes[i];
+    }
+    return NULL;
+}
+
 static bool parse(int argc, char **argv, struct options *o)
 {
+    bool found = true;
     for (int i = 1; i < argc; i++) {
         const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (!value)
@@ -251,12 +269,12 @@ static bool parse(int argc, char **argv, struct options *o)
             o->seed = strtoull(value, NULL, 0);
         else if (strcmp(name, "--table") == 0)
             o->table = value;
-        else if (strcmp(name, "--bits") == 0)
-            o->bits = (unsigned)strtoul(value, NULL, 0);
+        else if (strcmp(name, "--mode") == 0)
+            found = (o->mode = find_mode(value)) != NULL;
         else
             return false;
     }
-    return o->groups != 0 && (o->bits == 0 || o->bits == 32 || o->bits == 64);
+    return o->groups != 0 && found;
 }
 
 int main(int argc, char **argv)
@@ -279,8 +297,10 @@ int main(int argc, char **argv)
     }
     if (diff_rows_init(&rows, diff_native_features(engine.vm.model.features)) < 0)
         return 1;
-    if (!diff_native_has_32() && o.bits != 64)
-        printf("# 32-bit code cannot be run here: 64-bit code alone\n");
+    for (unsigned i = 0; i < DIFF_MODES; i++) {
+        if (!diff_native_has(&diff_modes[i]))
+            printf("# %s: code cannot be run here\n", diff_modes[i].name);
+    }
     for (unsigned group = 0; group < DIFF_GROUPS; group++) {
         char what[80];
         if (!(o.groups >> group & 1))
