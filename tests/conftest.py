@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""End-to-end tests. Each runs on every host with a good KVM that there is: this machine, and the
-testbed (HULL_HOSTS=local, testbed or both; HULL_BUILD: the folder with the programs, build).
+"""End-to-end tests. Each runs in every place (PLACES) that this machine has and that it is not marked
+not_on.
 
-Options by environment: HULL_WHOLE=1 all of them on the soft engine, where the default leaves out
-those marked `whole`: minutes of booting for what KVM shows as well; HULL_KILLS=50 rounds of the durability test; HULL_WORKERS=1 one testbed at a
-time instead of two."""
+Options by environment:
+    HULL_HOSTS=testbed    some places only: their names, or parts of them (local, soft), by commas
+    HULL_WHOLE=1          on the soft engine too what is marked `whole`: minutes of booting for what
+                          KVM shows as well
+    HULL_BUILD=FOLDER     where the programs are (default: build)
+    HULL_KILLS=50         rounds of the durability test
+    HULL_WORKERS=1        one testbed at a time instead of two
+    HULL_DEBIAN_MB=100    data for a Debian to compute on"""
 
 import collections
 import json

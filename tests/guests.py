@@ -398,7 +398,7 @@ def debian(kind="small"):
     with _Lock():
         if not os.path.exists(path):
             start = time.monotonic()
-            say("making a Debian disk image (once, about half a minute)")
+            say("making a Debian disk image (once, a minute or so)")
             partial = tempfile.mkdtemp(prefix="hull-debian-")
             try:
                 _make_debian(partial, kind, this, path)

@@ -101,8 +101,8 @@ def test_kernel_finds_the_machine(hull):
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("memory, kib", [("96M", 96 << 10), ("3G", 3 << 20), pytest.param("8G", 8 << 20, marks=BRIEF),
-                                         ("9216M", 9 << 20)])
+@pytest.mark.parametrize("memory, kib", [
+    ("96M", 96 << 10), ("3G", 3 << 20), pytest.param("8G", 8 << 20, marks=BRIEF), ("9216M", 9 << 20)])
 def test_memory(hull, memory, kib):
     """RAM below and above 4 GiB: all there, and usable at its end."""
     free = hull.host.run("sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo").check().out

@@ -348,6 +348,8 @@ static void helper_lost(struct net_user *user)
 
     if (!user->net.link_up)
         return;
+    if (user->starting)
+        (void)look_ready(user); /* it may have said why */
     user->net.link_up = false;
     if (user->lfd_added)
         loop_fd_del(user->loop, &user->lfd);
