@@ -17,30 +17,14 @@
 #include "engine/soft/decode.h"
 #include "engine/soft/exec.h"
 #include "engine/soft/mmu.h"
+#include "engine/soft/translate.h"
 #include "engine/soft/vm.h"
 
 #define ARENA_BYTES  (32 * MIB)
-#define HASH_BITS    15
-#define FRONT_BITS   12
 #define PAGE_MASK    0xfffULL
 
 #define MODE_VEX     (1u << 8)
 #define MODE_CAREFUL (1u << 9)
-
-struct front {
-    uint64_t rip, key; /* key: soft_cpu.block_key */
-    struct block *block;
-};
-
-struct block_cache {
-    uint8_t *arena;
-    size_t used;
-    struct block *hash[1u << HASH_BITS];
-    struct front front[1u << FRONT_BITS];
-    struct block_stats stats;
-    /* A block that cannot be kept: code in device memory, or across a page's end. */
-    struct block *transient;
-};
 
 static const uint32_t no_page; /* the generation of what is decoded anew each time */
 
@@ -52,9 +36,10 @@ static uint32_t mode_of(const struct soft_cpu *cpu)
     return cpu->mode.code_bits | (vex ? MODE_VEX : 0) | (cpu->mode.careful ? MODE_CAREFUL : 0);
 }
 
-static size_t hash_of(uint64_t gpa, uint32_t mode)
+static size_t hash_of(uint64_t gpa, uint64_t rip, uint32_t mode)
 {
-    uint64_t h = (gpa ^ (uint64_t)mode << 40) * 0x9e3779b97f4a7c15ULL;
+    uint64_t h =
+        (gpa ^ (rip >> 12) * 0xff51afd7ed558ccdULL ^ (uint64_t)mode << 40) * 0x9e3779b97f4a7c15ULL;
     return (size_t)(h >> (64 - HASH_BITS));
 }
 
@@ -159,6 +144,7 @@ static void append_end(struct block *b, unsigned next_offset)
 {
     struct insn *end = &b->insns[b->count++];
     *end = (struct insn){.exec = exec_fall_through,
+                         .place = (uint8_t)(b->count - 1),
                          .opcode = &fall_through,
                          .op = OP_FALL_THROUGH,
                          .next_offset = (uint16_t)next_offset};
@@ -176,6 +162,7 @@ static void decode_block(struct soft_cpu *cpu, struct fetch *f, struct block *b,
             break;
         offset += insn->len;
         insn->next_offset = (uint16_t)offset;
+        insn->place = (uint8_t)b->count;
         exec_bind(cpu, insn);
         b->count++;
         if (ends_block(insn))
@@ -184,12 +171,14 @@ static void decode_block(struct soft_cpu *cpu, struct fetch *f, struct block *b,
     append_end(b, (unsigned)offset);
 }
 
-static void forget(struct block_cache *cache)
+static void forget(struct soft_cpu *cpu)
 {
+    struct block_cache *cache = cpu->blocks;
     memset(cache->hash, 0, sizeof(cache->hash));
     memset(cache->front, 0, sizeof(cache->front));
     cache->used = 0;
     cache->stats.flushes++;
+    translate_flush(cpu);
 }
 
 static size_t block_bytes(unsigned count)
@@ -202,7 +191,7 @@ static struct block *make(struct soft_cpu *cpu, struct fetch *f, uint32_t mode)
     struct block_cache *cache = cpu->blocks;
     unsigned max = mode & MODE_CAREFUL || !f->host ? 1 : BLOCK_INSNS_MAX;
     if (cache->used + block_bytes(BLOCK_INSNS_MAX + 1) > ARENA_BYTES)
-        forget(cache);
+        forget(cpu);
     struct block *b = (struct block *)(void *)(cache->arena + cache->used);
     size_t offset = f->la & PAGE_MASK;
     const uint32_t *generation = NULL;
@@ -217,28 +206,32 @@ static struct block *make(struct soft_cpu *cpu, struct fetch *f, uint32_t mode)
     decode_block(cpu, f, b, max);
     cache->stats.made++;
     b->gpa = f->page + offset;
+    b->rip = cpu->rip;
     b->mode = mode;
+    b->code = b->indirect = b->stale = NULL;
+    b->runs = 0;
     b->current[0] = generation ? generation : &no_page;
     b->generation[0] = before;
     if (!generation || f->crossed) {
         /* Its second page may be mapped anew, or changed: decoded each time. */
+        b->runs = TRANSLATE_NEVER;
         memcpy(cache->transient, b, block_bytes(b->count));
         return cache->transient;
     }
     cache->used += block_bytes(b->count);
-    size_t h = hash_of(b->gpa, mode);
+    size_t h = hash_of(b->gpa, b->rip, mode);
     b->next = cache->hash[h];
     cache->hash[h] = b;
     return b;
 }
 
-static struct block *lookup(struct soft_cpu *cpu, uint64_t gpa, uint32_t mode)
+static struct block *lookup(struct soft_cpu *cpu, uint64_t gpa, uint64_t rip, uint32_t mode)
 {
     struct block_cache *cache = cpu->blocks;
-    struct block **link = &cache->hash[hash_of(gpa, mode)];
+    struct block **link = &cache->hash[hash_of(gpa, rip, mode)];
     while (*link) {
         struct block *b = *link;
-        if (b->gpa == gpa && b->mode == mode) {
+        if (b->gpa == gpa && b->rip == rip && b->mode == mode) {
             if (is_fresh(b))
                 return b;
             cache->stats.stale++;
@@ -250,31 +243,47 @@ static struct block *lookup(struct soft_cpu *cpu, uint64_t gpa, uint32_t mode)
     return NULL;
 }
 
-static struct block *find_slowly(struct soft_cpu *cpu, struct front *front)
+static struct block *find_slowly(struct soft_cpu *cpu, struct block_front *front)
 {
     struct fetch f = {.la = code_linear(cpu, cpu->rip)};
     uint32_t mode = mode_of(cpu);
     limit_bytes(cpu, cpu->rip, 1);
     f.page = mmu_fetch_page(cpu, f.la, &f.host);
-    struct block *b = lookup(cpu, f.page | (f.la & PAGE_MASK), mode);
+    struct block *b = lookup(cpu, f.page | (f.la & PAGE_MASK), cpu->rip, mode);
     if (!b)
         b = make(cpu, &f, mode);
     /* Code segments that are not flat have a base and a limit that may change under the same key.
      */
     if (b != cpu->blocks->transient && cpu->code_flat)
-        *front = (struct front){.rip = cpu->rip, .key = cpu->block_key, .block = b};
+        *front = (struct block_front){.rip = cpu->rip, .key = cpu->block_key, .block = b};
     return b;
 }
 
 struct block *block_find(struct soft_cpu *cpu)
 {
     uint64_t rip = cpu->rip;
-    struct front *front = &cpu->blocks->front[(rip ^ rip >> FRONT_BITS) & ((1u << FRONT_BITS) - 1)];
+    struct block_front *front =
+        &cpu->blocks->front[(rip ^ rip >> FRONT_BITS) & ((1u << FRONT_BITS) - 1)];
     if (__builtin_expect(front->rip == rip && front->key == cpu->block_key && front->block &&
                              is_fresh(front->block),
                          1))
         return front->block;
     return find_slowly(cpu, front);
+}
+
+struct block *block_lookup(struct soft_cpu *cpu, uint64_t gpa, uint64_t rip)
+{
+    return lookup(cpu, gpa, rip, mode_of(cpu));
+}
+
+uint32_t block_insn_offset(const struct soft_cpu *cpu, const struct insn *insn)
+{
+    return (uint32_t)((const uint8_t *)insn - cpu->blocks->arena);
+}
+
+const struct insn *block_insn_at(const struct soft_cpu *cpu, uint32_t offset)
+{
+    return (const struct insn *)(const void *)(cpu->blocks->arena + offset);
 }
 
 /* --- life --- */
@@ -305,6 +314,7 @@ void block_cache_fini(struct soft_cpu *cpu)
 {
     if (!cpu->blocks)
         return;
+    translate_fini(cpu);
     munmap(cpu->blocks->arena, ARENA_BYTES);
     free(cpu->blocks->transient);
     free(cpu->blocks);
@@ -313,7 +323,7 @@ void block_cache_fini(struct soft_cpu *cpu)
 
 void block_cache_flush(struct soft_cpu *cpu)
 {
-    forget(cpu->blocks);
+    forget(cpu);
 }
 
 void block_cache_stats(const struct soft_cpu *cpu, struct block_stats *stats)

@@ -19,18 +19,46 @@
 
 struct block {
     uint64_t gpa;    /* of the first instruction */
-    uint64_t rip;    /* where it was last entered: what the front cache compares */
+    uint64_t rip;    /* of the first instruction: mapped elsewhere it is another block */
     uint32_t mode;   /* decoding mode: code_bits, vex, careful */
     uint16_t count;  /* instructions; the last one stores RIP */
     uint16_t offset; /* of the first instruction in its page */
     uint32_t generation[2];
     const uint32_t *current[2]; /* of the page, and of the second one or the first again */
     struct block *next;         /* same hash */
+    const uint8_t *code;        /* translated: NULL, or its entry. translate.h */
+    const uint8_t *indirect;    /* entry of indirect branches, which checks R10 */
+    uint8_t *stale;             /* where the entry leads when the page has changed */
+    struct block *same_page;    /* in the translator's list */
+    uint32_t runs;              /* in the first tier; or TRANSLATE_NEVER */
+    uint16_t flags_in;          /* arithmetic flags that it reads before it writes them */
     struct insn insns[];
 };
 
+#define TRANSLATE_NEVER UINT32_MAX
+
 struct block_stats {
     uint64_t made, found, stale, flushes;
+};
+
+/* Its own module's, but for the translator. */
+#define HASH_BITS  15
+#define FRONT_BITS 12
+
+struct block_front {
+    uint64_t rip, key; /* key: soft_cpu.block_key */
+    struct block *block;
+};
+
+struct block_cache {
+    uint8_t *arena;
+    size_t used;
+    struct block *hash[1u << HASH_BITS];
+    struct block_front front[1u << FRONT_BITS];
+    struct block_stats stats;
+    /* A block that cannot be kept: code in device memory, or across a page's end. */
+    struct block *transient;
+    struct translator *translator; /* translate.c; NULL: there is none */
 };
 
 int block_cache_init(struct soft_cpu *cpu, struct err *err);
@@ -43,6 +71,13 @@ void block_cache_fini(struct soft_cpu *cpu);
  * next call.
  */
 struct block *block_find(struct soft_cpu *cpu);
+
+/* The block at a guest-physical address that is mapped at rip, if there is one and it is fresh. */
+struct block *block_lookup(struct soft_cpu *cpu, uint64_t gpa, uint64_t rip);
+
+/* An instruction's place in the memory of all blocks, and back. */
+uint32_t block_insn_offset(const struct soft_cpu *cpu, const struct insn *insn);
+const struct insn *block_insn_at(const struct soft_cpu *cpu, uint32_t offset);
 
 /* Forget all (tests; a change of the CPU model). */
 void block_cache_flush(struct soft_cpu *cpu);

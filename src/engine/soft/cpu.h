@@ -285,6 +285,22 @@ struct soft_cpu {
     struct tlb *tlb;            /* mmu.c */
     struct block_cache *blocks; /* block.c */
     struct lapic *lapic;        /* chip/lapic.h */
+    int memory_fd;              /* of this struct: mmu_cpu_alloc(); 0: ordinary memory */
+
+    /* Translated code's, which finds this struct at %gs:0. translate.c */
+    struct soft_translated {
+        struct soft_cpu *self;
+        const uint8_t *gs;  /* what the base of GS is now; NULL: something else */
+        uint64_t host_rsp;  /* of translate_enter() while the guest's RSP is in RSP */
+        uint64_t resume;    /* where translated code goes on */
+        uint64_t target;    /* of an indirect call while its return address is stored */
+        const void *miss;   /* what jumps to nowhere find */
+        /* Code between translated code and C, in translate.c. */
+        uintptr_t exit_host, exit_saved, exit_link, slow_host, slow_saved;
+        uint32_t attention; /* atomic: events may be pending; translated code leaves */
+        uint32_t indirect;  /* the last indirect branch: offset of its insn in the arena */
+        uint16_t flags;     /* the guest's arithmetic flags: AH and AL of LAHF and SETO */
+    } translated;
 };
 
 static inline struct soft_cpu *soft_cpu_of(struct engine_vcpu *vcpu)

@@ -186,6 +186,7 @@ struct insn {
     bool rip_relative;    /* disp is from the next instruction */
     uint8_t modrm;        /* raw; 0 where there is none */
     uint8_t opcode_byte;  /* raw, last byte of the opcode */
+    uint8_t place;        /* in its block, from 0: set by block.c */
     void *aux;            /* the executing module's own (vector stubs): set by exec_bind() */
     uint8_t bytes[INSN_LEN_MAX + 1]; /* as fetched */
 };

@@ -4,8 +4,8 @@
  *
  * A vCPU keeps translations of several address spaces (by PCID; without PCIDs there is one), each
  * with a set for every kind of access that may see the page tables differently: supervisor, user,
- * and supervisor with SMAP lifted. The fast path looks only at the current set. Flushing a space is
- * counting up its generation, which is part of every tag.
+ * and supervisor with SMAP lifted. The fast path looks only at the current set. A set remembers
+ * which of its entries it has filled, so that a flush costs no more than the fills before it did.
  *
  * Global pages are kept in each space like others and may go with it: the architecture lets a TLB
  * forget at any time.
@@ -15,6 +15,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/bitmap.h"
 #include "base/err.h"
@@ -25,23 +27,140 @@
 /* tlb_entry.physical, below the page's address */
 #define TLB_EXECUTABLE 1u
 
-/* What a set points to before it has entries: no tag of it ever matches. */
-static const struct tlb_entry no_entries[TLB_ENTRIES];
+/* What the fast path looks at where no entry may match. */
+static struct tlb_entry no_entries[TLB_ENTRIES];
 
-/* Matches nothing: its generation is never looked for. */
-#define NO_TAG TLB_GENERATION_EMPTY
-
-/* --- sets --- */
-
-static void space_clear(struct tlb_space *space)
+static void init_no_entries(void)
 {
-    for (unsigned kind = 0; kind < TLB_KINDS; kind++) {
-        for (unsigned i = 0; space->entries[kind] && i < TLB_ENTRIES; i++) {
-            space->entries[kind][i].read_tag = NO_TAG;
-            space->entries[kind][i].write_tag = NO_TAG;
+    for (unsigned i = 0; i < TLB_ENTRIES; i++)
+        no_entries[i].read_tag = no_entries[i].write_tag = TLB_EMPTY(i);
+}
+
+/* --- contexts --- */
+
+static struct soft_context *context_new(struct soft_cpu *cpu)
+{
+    const size_t bytes = (sizeof(struct soft_context) + PAGE_OFFSET) & ~(size_t)PAGE_OFFSET;
+    uint8_t *base = mmap(NULL, SOFT_CPU_SPAN + bytes, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED)
+        return NULL;
+    if (cpu->memory_fd > 0 && mmap(base, SOFT_CPU_SPAN, PROT_READ | PROT_WRITE,
+                                   MAP_SHARED | MAP_FIXED, cpu->memory_fd, 0) == MAP_FAILED) {
+        munmap(base, SOFT_CPU_SPAN + bytes);
+        return NULL;
+    }
+    struct soft_context *context = (struct soft_context *)(void *)(base + SOFT_CPU_SPAN);
+    for (unsigned i = 0; i < TLB_ENTRIES; i++)
+        context->tlb[i].read_tag = context->tlb[i].write_tag = TLB_EMPTY(i);
+    return context;
+}
+
+static void context_free(struct soft_context *context)
+{
+    const size_t bytes = (sizeof(*context) + PAGE_OFFSET) & ~(size_t)PAGE_OFFSET;
+    if (context)
+        munmap((uint8_t *)context - SOFT_CPU_SPAN, SOFT_CPU_SPAN + bytes);
+}
+
+static void context_clear_tlb(struct soft_context *context)
+{
+    if (context->tlb_logged <= CONTEXT_LOG) {
+        for (unsigned n = 0; n < context->tlb_logged; n++) {
+            unsigned i = context->tlb_log[n];
+            context->tlb[i].read_tag = context->tlb[i].write_tag = TLB_EMPTY(i);
+        }
+    } else {
+        for (unsigned i = 0; i < TLB_ENTRIES; i++)
+            context->tlb[i].read_tag = context->tlb[i].write_tag = TLB_EMPTY(i);
+    }
+    context->tlb_logged = 0;
+}
+
+static void context_clear_jumps(const struct soft_cpu *cpu, struct soft_context *context)
+{
+    const void *miss = cpu->translated.miss;
+    if (context->jumps_logged <= CONTEXT_LOG) {
+        for (unsigned n = 0; n < context->jumps_logged; n++)
+            context->jumps[context->jumps_log[n]] = miss;
+    } else {
+        for (unsigned i = 0; i < JUMP_SLOTS; i++)
+            context->jumps[i] = miss;
+    }
+    context->jumps_logged = 0;
+}
+
+/* Those of one page: slots are the low bits of addresses. */
+static void context_drop_jumps(const struct soft_cpu *cpu, struct soft_context *context,
+                               uint64_t la)
+{
+    if (context->jumps_logged > CONTEXT_LOG) {
+        context_clear_jumps(cpu, context);
+        return;
+    }
+    for (unsigned n = 0; n < context->jumps_logged; n++) {
+        if (((context->jumps_log[n] ^ la) & 0xf000) == 0)
+            context->jumps[context->jumps_log[n]] = cpu->translated.miss;
+    }
+}
+
+void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, const void *code)
+{
+    struct soft_context *context = cpu->tlb->context;
+    unsigned slot = (uint16_t)rip;
+    if (!context)
+        return;
+    if (!context->has_jumps) {
+        context->has_jumps = true;
+        context->jumps_logged = CONTEXT_LOG + 1;
+        context_clear_jumps(cpu, context);
+    }
+    if (context->jumps[slot] == cpu->translated.miss) {
+        if (context->jumps_logged < CONTEXT_LOG)
+            context->jumps_log[context->jumps_logged] = (uint16_t)slot;
+        if (context->jumps_logged <= CONTEXT_LOG)
+            context->jumps_logged++;
+    }
+    context->jumps[slot] = code;
+}
+
+void mmu_clear_jumps(struct soft_cpu *cpu)
+{
+    for (unsigned i = 0; i < TLB_SPACES; i++) {
+        for (unsigned kind = 0; kind < TLB_KINDS; kind++) {
+            struct soft_context *context = cpu->tlb->sets->spaces[i].contexts[kind];
+            if (context && context->has_jumps)
+                context_clear_jumps(cpu, context);
         }
     }
 }
+
+struct soft_cpu *mmu_cpu_alloc(void)
+{
+    int fd = memfd_create("hull-vcpu", MFD_CLOEXEC);
+    if (fd < 0)
+        return NULL;
+    void *memory = MAP_FAILED;
+    if (ftruncate(fd, (off_t)SOFT_CPU_SPAN) == 0)
+        memory = mmap(NULL, SOFT_CPU_SPAN, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED) {
+        int code = errno;
+        close(fd);
+        errno = code;
+        return NULL;
+    }
+    struct soft_cpu *cpu = memory;
+    cpu->memory_fd = fd;
+    return cpu;
+}
+
+void mmu_cpu_free(struct soft_cpu *cpu)
+{
+    close(cpu->memory_fd);
+    munmap(cpu, SOFT_CPU_SPAN);
+}
+
+/* --- sets --- */
 
 /* Fetches in the space may find something else from now on. */
 static void space_renew(struct tlb_sets *sets, struct tlb_space *space)
@@ -49,14 +168,18 @@ static void space_renew(struct tlb_sets *sets, struct tlb_space *space)
     space->serial = ++sets->serials;
 }
 
-static void space_flush(struct tlb_sets *sets, struct tlb_space *space)
+static void space_flush(const struct soft_cpu *cpu, struct tlb_space *space)
 {
-    space_renew(sets, space);
+    space_renew(cpu->tlb->sets, space);
     space->large_first = UINT64_MAX;
     space->large_last = 0;
-    if (++space->generation >= TLB_GENERATION_EMPTY) {
-        space->generation = 0;
-        space_clear(space);
+    for (unsigned kind = 0; kind < TLB_KINDS; kind++) {
+        struct soft_context *context = space->contexts[kind];
+        if (!context)
+            continue;
+        context_clear_tlb(context);
+        if (context->has_jumps)
+            context_clear_jumps(cpu, context);
     }
 }
 
@@ -65,11 +188,9 @@ static void publish(struct soft_cpu *cpu)
 {
     struct tlb *tlb = cpu->tlb;
     struct tlb_sets *sets = tlb->sets;
-    struct tlb_entry *entries = sets->space->entries[sets->kind];
-    /* The fast path does not write to entries. */
-    tlb->set = entries ? entries : (struct tlb_entry *)(uintptr_t)no_entries;
-    tlb->generation =
-        sets->always_slow || !entries ? TLB_GENERATION_NEVER : sets->space->generation;
+    struct soft_context *context = sets->space->contexts[sets->kind];
+    tlb->context = sets->always_slow || !cpu->memory_fd ? NULL : context;
+    tlb->set = context && !sets->always_slow ? context->tlb : no_entries;
     cpu->fetch_key = sets->space->serial * TLB_KINDS + sets->kind;
     soft_cpu_update_key(cpu);
 }
@@ -80,7 +201,7 @@ void mmu_flush_all(struct soft_cpu *cpu)
     for (unsigned i = 0; i < TLB_SPACES; i++) {
         if (&sets->spaces[i] != sets->space)
             sets->spaces[i].valid = false;
-        space_flush(sets, &sets->spaces[i]);
+        space_flush(cpu, &sets->spaces[i]);
     }
     publish(cpu);
 }
@@ -118,7 +239,7 @@ void mmu_cr3_written(struct soft_cpu *cpu, bool keep)
         keep = false;
     }
     if (!keep)
-        space_flush(sets, space);
+        space_flush(cpu, space);
     space->last_used = ++sets->uses;
     sets->space = space;
     publish(cpu);
@@ -140,24 +261,27 @@ void mmu_select(struct soft_cpu *cpu)
     publish(cpu);
 }
 
-static void drop_page(struct tlb_space *space, uint64_t la)
+static void drop_page(const struct soft_cpu *cpu, struct tlb_space *space, uint64_t la)
 {
+    unsigned i = la >> 12 & (TLB_ENTRIES - 1);
     for (unsigned kind = 0; kind < TLB_KINDS; kind++) {
-        if (!space->entries[kind])
+        struct soft_context *context = space->contexts[kind];
+        if (!context)
             continue;
-        struct tlb_entry *e = &space->entries[kind][la >> 12 & (TLB_ENTRIES - 1)];
-        if (((e->read_tag ^ la) & ~PAGE_OFFSET) == 0 || ((e->write_tag ^ la) & ~PAGE_OFFSET) == 0)
-            e->read_tag = e->write_tag = NO_TAG;
+        /* Whoever sits there: one that is not meant is filled again. */
+        context->tlb[i].read_tag = context->tlb[i].write_tag = TLB_EMPTY(i);
+        if (context->has_jumps)
+            context_drop_jumps(cpu, context, la);
     }
 }
 
-static void space_drop(struct tlb_sets *sets, struct tlb_space *space, uint64_t la)
+static void space_drop(const struct soft_cpu *cpu, struct tlb_space *space, uint64_t la)
 {
-    space_renew(sets, space);
+    space_renew(cpu->tlb->sets, space);
     if (la >= space->large_first && la <= space->large_last)
-        space_flush(sets, space);
+        space_flush(cpu, space);
     else
-        drop_page(space, la);
+        drop_page(cpu, space, la);
 }
 
 void mmu_invlpg(struct soft_cpu *cpu, uint64_t address)
@@ -165,7 +289,7 @@ void mmu_invlpg(struct soft_cpu *cpu, uint64_t address)
     struct tlb_sets *sets = cpu->tlb->sets;
     /* In other spaces only global translations are meant; dropping more is allowed. */
     for (unsigned i = 0; i < TLB_SPACES; i++)
-        space_drop(sets, &sets->spaces[i], address & cpu->mode.linear_mask);
+        space_drop(cpu, &sets->spaces[i], address & cpu->mode.linear_mask);
     publish(cpu);
 }
 
@@ -183,11 +307,11 @@ void mmu_invpcid(struct soft_cpu *cpu, unsigned type, unsigned pcid, uint64_t ad
     switch ((enum invpcid_type)type) {
     case INVPCID_ADDRESS:
         if (space)
-            space_drop(sets, space, address);
+            space_drop(cpu, space, address);
         break;
     case INVPCID_SINGLE:
         if (space)
-            space_flush(sets, space);
+            space_flush(cpu, space);
         break;
     case INVPCID_ALL_GLOBAL:
     case INVPCID_ALL:
@@ -197,16 +321,22 @@ void mmu_invpcid(struct soft_cpu *cpu, unsigned type, unsigned pcid, uint64_t ad
     publish(cpu);
 }
 
+static void drop_write_tag(struct soft_context *context, unsigned i, uint64_t gpa)
+{
+    if ((context->tlb[i].physical & ~PAGE_OFFSET) == gpa)
+        context->tlb[i].write_tag = TLB_EMPTY(i);
+}
+
 void tlb_drop_write_tags(struct soft_cpu *cpu, uint64_t gpa)
 {
-    for (unsigned i = 0; i < TLB_SPACES; i++) {
-        struct tlb_space *space = &cpu->tlb->sets->spaces[i];
+    for (unsigned s = 0; s < TLB_SPACES; s++) {
         for (unsigned kind = 0; kind < TLB_KINDS; kind++) {
-            struct tlb_entry *e = space->entries[kind];
-            for (unsigned n = 0; e && n < TLB_ENTRIES; n++, e++) {
-                if ((e->physical & ~PAGE_OFFSET) == gpa)
-                    e->write_tag = NO_TAG;
-            }
+            struct soft_context *context = cpu->tlb->sets->spaces[s].contexts[kind];
+            if (!context)
+                continue;
+            bool listed = context->tlb_logged <= CONTEXT_LOG;
+            for (unsigned n = 0; n < (listed ? context->tlb_logged : TLB_ENTRIES); n++)
+                drop_write_tag(context, listed ? context->tlb_log[n] : n, gpa);
         }
     }
 }
@@ -220,19 +350,26 @@ struct page {
     bool fast_write;
 };
 
+/* The entry that is to hold la's page. */
 static struct tlb_entry *entry_for(struct soft_cpu *cpu, uint64_t la)
 {
     struct tlb_sets *sets = cpu->tlb->sets;
-    struct tlb_entry **entries = &sets->space->entries[sets->kind];
-    if (!*entries) {
-        *entries = malloc(TLB_ENTRIES * sizeof(struct tlb_entry));
-        if (!*entries)
+    struct soft_context **context = &sets->space->contexts[sets->kind];
+    unsigned i = la >> 12 & (TLB_ENTRIES - 1);
+    if (!*context) {
+        *context = context_new(cpu);
+        if (!*context)
             return NULL; /* every access stays slow */
-        for (unsigned i = 0; i < TLB_ENTRIES; i++)
-            (*entries)[i] = (struct tlb_entry){.read_tag = NO_TAG, .write_tag = NO_TAG};
         publish(cpu);
     }
-    return &(*entries)[la >> 12 & (TLB_ENTRIES - 1)];
+    struct tlb_entry *e = &(*context)->tlb[i];
+    if (e->read_tag == TLB_EMPTY(i)) {
+        if ((*context)->tlb_logged < CONTEXT_LOG)
+            (*context)->tlb_log[(*context)->tlb_logged] = (uint16_t)i;
+        if ((*context)->tlb_logged <= CONTEXT_LOG)
+            (*context)->tlb_logged++;
+    }
+    return e;
 }
 
 static void note_large(struct tlb_space *space, uint64_t la, uint64_t page_size)
@@ -253,9 +390,9 @@ static void fill(struct soft_cpu *cpu, uint64_t la, const struct mmu_page *found
     struct tlb_entry *e = entry_for(cpu, la);
     if (!e)
         return;
-    uint64_t tag = (la & ~PAGE_OFFSET) | sets->space->generation;
+    uint64_t tag = la & ~PAGE_OFFSET;
     e->read_tag = tag;
-    e->write_tag = page->fast_write ? tag : NO_TAG;
+    e->write_tag = page->fast_write ? tag : TLB_EMPTY(la >> 12 & (TLB_ENTRIES - 1));
     e->host = page->region->region->host + page->offset;
     e->physical = page->gpa | (found->executable ? TLB_EXECUTABLE : 0);
     if (found->page_size > PAGE_BYTES)
@@ -421,7 +558,7 @@ static void note_written(struct soft_cpu *cpu, struct page_region *region, uint6
                          unsigned size)
 {
     pages_dirty(cpu->vm, region, offset);
-    if (pages_written(region, offset, size))
+    if (pages_written(cpu->vm, cpu, region, offset, size))
         cpu->stop_block = true;
 }
 
@@ -628,7 +765,7 @@ uint64_t mmu_fetch_page(struct soft_cpu *cpu, uint64_t la, const uint8_t **host)
 {
     const struct tlb *tlb = cpu->tlb;
     const struct tlb_entry *e = &tlb->set[la >> 12 & (TLB_ENTRIES - 1)];
-    if (e->read_tag == ((la & ~PAGE_OFFSET) | tlb->generation) && e->physical & TLB_EXECUTABLE) {
+    if (e->read_tag == (la & ~PAGE_OFFSET) && e->physical & TLB_EXECUTABLE) {
         *host = e->host;
         return e->physical & ~PAGE_OFFSET;
     }
@@ -667,10 +804,12 @@ int mmu_init(struct soft_cpu *cpu, struct err *err)
         cpu->tlb = NULL;
         return err_errno(err, ENOMEM, "the TLB of vCPU %u", cpu->base.id);
     }
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, init_no_entries);
     pthread_mutex_init(&sets->lock, NULL);
     cpu->tlb->sets = sets;
     for (unsigned i = 0; i < TLB_SPACES; i++)
-        space_flush(sets, &sets->spaces[i]);
+        space_flush(cpu, &sets->spaces[i]);
     sets->space = &sets->spaces[0];
     sets->space->valid = true;
     publish(cpu);
@@ -690,7 +829,7 @@ void mmu_fini(struct soft_cpu *cpu)
     struct tlb_sets *sets = cpu->tlb->sets;
     for (unsigned i = 0; i < TLB_SPACES; i++) {
         for (unsigned kind = 0; kind < TLB_KINDS; kind++)
-            free(sets->spaces[i].entries[kind]);
+            context_free(sets->spaces[i].contexts[kind]);
     }
     for (size_t i = 0; i < MEM_REGIONS_MAX; i++)
         free(sets->tagged[i]);

@@ -29,10 +29,11 @@ struct err;
 #define TLB_ENTRIES (1u << TLB_BITS)
 
 /*
- * A page's translation. A tag is the page's linear address with the TLB's generation in its low 12
- * bits: one comparison, and flushing all is counting up. The write tag is set only where a write
- * needs nothing else done: dirty bit set, no code on the page, dirty log noted, no breakpoint, RAM.
- * Otherwise the slow path does it.
+ * A page's translation. A tag is the page's linear address; an access hits where the difference of
+ * address and tag, unsigned, is at most 4096 less its size: one subtraction and one comparison are
+ * the whole check, page ends included. The write tag is set only where a write needs nothing else
+ * done: dirty bit set, no code on the page, dirty log noted, no breakpoint, RAM. Otherwise the slow
+ * path does it.
  */
 struct tlb_entry {
     uint64_t read_tag, write_tag;
@@ -40,10 +41,37 @@ struct tlb_entry {
     uint64_t physical; /* of the page, with the attributes in the low bits (mmu.c) */
 };
 
+/* The tag of entry i that holds nothing: an address of another entry, which is never looked for
+ * here, whatever address the guest makes up. */
+#define TLB_EMPTY(i) ((uint64_t)((i) ^ 1u) << 12)
+
+/* Where an indirect branch of translated code goes on, by the low 16 bits of the target's address:
+ * code that checks whether it is meant. */
+#define JUMP_SLOTS  65536u
+
+#define CONTEXT_LOG 1024u
+
+/*
+ * What depends on the address space and the privilege: translations, and translated code by its
+ * linear address. In front of a context, the processor's struct is mapped once more, at
+ * -SOFT_CPU_SPAN: so translated code reaches both from one base register, and changing that is all
+ * that a switch costs it.
+ */
+struct soft_context {
+    struct tlb_entry tlb[TLB_ENTRIES];
+    const void *jumps[JUMP_SLOTS]; /* set up when translated code first runs in the context */
+    bool has_jumps;
+    unsigned tlb_logged, jumps_logged; /* of those below; more than CONTEXT_LOG: too many to list */
+    uint16_t tlb_log[CONTEXT_LOG];     /* entries filled since the last flush */
+    uint16_t jumps_log[CONTEXT_LOG];
+};
+
+#define SOFT_CPU_SPAN ((sizeof(struct soft_cpu) + 4095) & ~(size_t)4095)
+
 struct tlb {
-    struct tlb_entry *set; /* TLB_ENTRIES, for the current privilege and address space */
-    uint64_t generation;   /* of it, 0 .. 0xfff */
-    struct tlb_sets *sets; /* mmu.c */
+    struct tlb_entry *set;        /* TLB_ENTRIES, for the current privilege and address space */
+    struct soft_context *context; /* the same, for translated code; NULL: it must not run now */
+    struct tlb_sets *sets;        /* mmu.c */
 };
 
 int mmu_init(struct soft_cpu *cpu, struct err *err);
@@ -57,6 +85,15 @@ void mmu_flush_all(struct soft_cpu *cpu);
 /* CR3 was written (cpu->cr3 holds the new value without bit 63). keep: bit 63 was set with PCIDE.
  */
 void mmu_cr3_written(struct soft_cpu *cpu, bool keep);
+/* The memory of a processor, zeroed, such that contexts can show it again; NULL: errno says why. */
+struct soft_cpu *mmu_cpu_alloc(void);
+void mmu_cpu_free(struct soft_cpu *cpu);
+
+/* Code was found to be at rip: indirect branches of the current context may go there. */
+void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, const void *code);
+/* No indirect branch finds translated code any more. */
+void mmu_clear_jumps(struct soft_cpu *cpu);
+
 /* CPL changed, or RFLAGS.AC / CR4.SMAP in what matters: select the set. Called by soft_cpu_update.
  */
 void mmu_select(struct soft_cpu *cpu);
@@ -85,9 +122,8 @@ static inline uint8_t *mmu_fast(const struct soft_cpu *cpu, uint64_t la, unsigne
 {
     const struct tlb *tlb = cpu->tlb;
     const struct tlb_entry *e = &tlb->set[la >> 12 & (TLB_ENTRIES - 1)];
-    uint64_t offset = la & 0xfff;
-    uint64_t tag = write ? e->write_tag : e->read_tag;
-    if (__builtin_expect(tag != ((la & ~0xfffULL) | tlb->generation) || offset > 4096 - size, 0))
+    uint64_t offset = la - (write ? e->write_tag : e->read_tag);
+    if (__builtin_expect(offset > 4096 - size, 0))
         return NULL;
     return e->host + offset;
 }
@@ -179,6 +215,10 @@ bool mmu_translate(struct soft_cpu *cpu, uint64_t la, uint64_t *gpa);
  * check. Never NULL for RAM and ROM; else *before stays.
  */
 const uint32_t *mmu_code_watch(struct soft_cpu *cpu, uint64_t gpa, unsigned len, uint32_t *before);
+
+/* This vCPU has translated code of the page that holds gpa, and wants to be told when it changes:
+ * translate_drop(). False where it has already: its generation is not that any more. */
+bool mmu_code_translated(struct soft_cpu *cpu, uint64_t gpa, uint32_t generation);
 
 /* --- of the whole VM; [any thread] unless said otherwise --- */
 

@@ -43,7 +43,8 @@ bool mmu_walk_quietly(struct soft_cpu *cpu, uint64_t la, uint64_t *gpa);
 /* Of a page of RAM or ROM. */
 struct page_info {
     uint32_t generation; /* atomic: counts invalidations of code */
-    uint32_t reserved;
+    uint32_t
+        translated; /* atomic, a bit for a vCPU (its number modulo 32): it has translated code */
     uint64_t lines; /* atomic: 64-byte lines that hold decoded code */
 };
 
@@ -64,8 +65,9 @@ struct code_pages {
 struct page_region *pages_find(struct soft_vm *vm, uint64_t gpa, uint64_t *offset);
 
 /* A store to [offset, offset + len), inside a page of RAM, has been made, by a vCPU's slow path or
- * by the VMM: decoded code there is stale. True: there was some. */
-bool pages_written(struct page_region *region, uint64_t offset, uint64_t len);
+ * by the VMM (by: NULL): decoded and translated code there is stale. True: there was some. */
+bool pages_written(struct soft_vm *vm, struct soft_cpu *by, struct page_region *region,
+                   uint64_t offset, uint64_t len);
 
 /* For the dirty log: the page that holds offset was written. */
 void pages_dirty(struct soft_vm *vm, struct page_region *region, uint64_t offset);
@@ -87,26 +89,22 @@ enum tlb_kind {
 /* Address spaces that are kept, by PCID. */
 #define TLB_SPACES 4
 
-/* Never the generation of an entry: with it every access takes the slow path. */
-#define TLB_GENERATION_NEVER 0xfffULL
-
-/* The generation in the tags of an entry that holds nothing. Not the same: looked for is
- * TLB_GENERATION_NEVER, with any address. Those of translations are all below. */
-#define TLB_GENERATION_EMPTY 0xffeULL
-
-_Static_assert(TLB_GENERATION_EMPTY < TLB_GENERATION_NEVER, "an empty entry must never match");
-
 struct tlb_space {
     bool valid;
     uint16_t pcid;
     uint64_t last_used;
-    uint64_t generation;              /* of all its entries */
     uint64_t serial;                  /* unique: changes whenever an entry may have gone */
     uint64_t large_first, large_last; /* linear range in which there are pieces of large pages */
-    struct tlb_entry *entries[TLB_KINDS]; /* NULL until used */
+    struct soft_context *contexts[TLB_KINDS]; /* NULL until used */
 };
 
 #define MMU_REQUESTS 64
+
+/* In the low bits of a request, whose others are a page's address. */
+enum mmu_request_kind {
+    MMU_REQUEST_WRITE_TAGS, /* it has become code */
+    MMU_REQUEST_CODE,       /* its code has changed */
+};
 
 struct tlb_sets {
     struct tlb_space spaces[TLB_SPACES];

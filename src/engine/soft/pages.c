@@ -40,6 +40,7 @@
 #include "base/err.h"
 #include "base/units.h"
 #include "engine/soft/mmu_internal.h"
+#include "engine/soft/translate.h"
 
 #define LINE_SHIFT 6
 
@@ -66,13 +67,58 @@ static uint64_t line_mask(uint64_t offset, uint64_t len)
     return ~0ULL >> (63 - last) & ~0ULL << first;
 }
 
-static void invalidate(struct page_info *info)
+/* Ask vCPUs to drop what they have of a page: write tags, or translated code. */
+static void ask_to_drop(struct soft_cpu *other, uint64_t gpa, enum mmu_request_kind kind)
 {
-    __atomic_store_n(&info->lines, 0, __ATOMIC_SEQ_CST);
-    __atomic_fetch_add(&info->generation, 1, __ATOMIC_SEQ_CST);
+    struct tlb_sets *sets = other->tlb->sets;
+    pthread_mutex_lock(&sets->lock);
+    if (sets->request_count < MMU_REQUESTS)
+        sets->requests[sets->request_count++] = gpa | kind;
+    else
+        sets->request_all = true;
+    pthread_mutex_unlock(&sets->lock);
+    soft_cpu_notify(other, SOFT_EVENT_MMU);
 }
 
-bool pages_written(struct page_region *r, uint64_t offset, uint64_t len)
+/* by: the vCPU whose thread this is, or NULL. It drops at once; the others when they look up. */
+static void drop_translated(struct soft_vm *vm, struct soft_cpu *by, uint64_t gpa, uint32_t who)
+{
+    for (unsigned i = 0; i < vm->config.vcpu_count; i++) {
+        struct soft_cpu *cpu = __atomic_load_n(&vm->cpus[i], __ATOMIC_ACQUIRE);
+        if (!cpu || !cpu->tlb || !(who >> (i % 32) & 1))
+            continue;
+        if (cpu == by)
+            translate_drop(cpu, gpa);
+        else
+            ask_to_drop(cpu, gpa, MMU_REQUEST_CODE);
+    }
+}
+
+static void invalidate(struct soft_vm *vm, struct soft_cpu *by, struct page_region *r,
+                       uint64_t page)
+{
+    struct page_info *info = &r->info[page];
+    __atomic_store_n(&info->lines, 0, __ATOMIC_SEQ_CST);
+    __atomic_fetch_add(&info->generation, 1, __ATOMIC_SEQ_CST);
+    uint32_t who = __atomic_exchange_n(&info->translated, 0, __ATOMIC_SEQ_CST);
+    if (who)
+        drop_translated(vm, by, r->region->base.a + page * PAGE_BYTES, who);
+}
+
+bool mmu_code_translated(struct soft_cpu *cpu, uint64_t gpa, uint32_t generation)
+{
+    uint64_t offset;
+    struct page_region *r = pages_find(cpu->vm, gpa, &offset);
+    if (!r)
+        return false;
+    /* The bit first: whoever counts up afterwards finds it. */
+    struct page_info *info = &r->info[offset / PAGE_BYTES];
+    __atomic_fetch_or(&info->translated, 1u << (cpu->base.id % 32), __ATOMIC_SEQ_CST);
+    return __atomic_load_n(&info->generation, __ATOMIC_SEQ_CST) == generation;
+}
+
+bool pages_written(struct soft_vm *vm, struct soft_cpu *by, struct page_region *r, uint64_t offset,
+                   uint64_t len)
 {
     bool hit = false;
     soft_fence();
@@ -82,7 +128,7 @@ bool pages_written(struct page_region *r, uint64_t offset, uint64_t len)
         struct page_info *info = &r->info[offset / PAGE_BYTES];
         uint64_t lines = __atomic_load_n(&info->lines, __ATOMIC_RELAXED);
         if (lines && lines & line_mask(offset, now)) {
-            invalidate(info);
+            invalidate(vm, by, r, offset / PAGE_BYTES);
             hit = true;
         }
         offset += now;
@@ -115,18 +161,6 @@ bool pages_allow_fast_write(struct soft_cpu *cpu, struct page_region *r, uint64_
 
 /* --- code --- */
 
-static void ask_to_drop(struct soft_cpu *other, uint64_t gpa)
-{
-    struct tlb_sets *sets = other->tlb->sets;
-    pthread_mutex_lock(&sets->lock);
-    if (sets->request_count < MMU_REQUESTS)
-        sets->requests[sets->request_count++] = gpa;
-    else
-        sets->request_all = true;
-    pthread_mutex_unlock(&sets->lock);
-    soft_cpu_notify(other, SOFT_EVENT_MMU);
-}
-
 /* The page has become code: nobody writes to it unseen. */
 static void drop_everywhere(struct soft_cpu *cpu, const struct page_region *r, uint64_t page)
 {
@@ -145,7 +179,7 @@ static void drop_everywhere(struct soft_cpu *cpu, const struct page_region *r, u
             tlb_drop_write_tags(cpu, gpa);
             __atomic_fetch_and(word, ~bit, __ATOMIC_SEQ_CST);
         } else {
-            ask_to_drop(other, gpa);
+            ask_to_drop(other, gpa, MMU_REQUEST_WRITE_TAGS);
         }
     }
 }
@@ -174,13 +208,15 @@ static void on_write(void *ctx, const struct mem_region *region, uint64_t offset
     uint64_t at;
     struct page_region *r = pages_find(vm, region->base.a + offset, &at);
     if (r)
-        pages_written(r, at, len);
+        pages_written(vm, NULL, r, at, len);
 }
 
 /* More was asked for than the list holds: as if for every page that is code. */
 static void serve_all(struct soft_cpu *cpu)
 {
     mmu_flush_all(cpu);
+    if (cpu->blocks)
+        block_cache_flush(cpu);
     for (size_t i = 0; i < MEM_REGIONS_MAX && cpu->vm->code->regions[i].region; i++) {
         struct page_region *r = &cpu->vm->code->regions[i];
         uint64_t pages = r->region->len_bytes / PAGE_BYTES;
@@ -188,17 +224,21 @@ static void serve_all(struct soft_cpu *cpu)
         for (uint64_t word = 0; tagged && word < bitmap_words(pages); word++) {
             uint64_t bits = __atomic_exchange_n(&tagged[word], 0, __ATOMIC_SEQ_CST);
             for (; bits; bits &= bits - 1) {
-                struct page_info *info = &r->info[word * 64 + (unsigned)__builtin_ctzll(bits)];
-                if (__atomic_load_n(&info->lines, __ATOMIC_SEQ_CST))
-                    invalidate(info);
+                uint64_t page = word * 64 + (unsigned)__builtin_ctzll(bits);
+                if (__atomic_load_n(&r->info[page].lines, __ATOMIC_SEQ_CST))
+                    invalidate(cpu->vm, cpu, r, page);
             }
         }
     }
 }
 
-static void serve_one(struct soft_cpu *cpu, uint64_t gpa)
+static void serve_one(struct soft_cpu *cpu, uint64_t request)
 {
-    uint64_t offset;
+    uint64_t offset, gpa = request & ~PAGE_OFFSET;
+    if (request & PAGE_OFFSET) {
+        translate_drop(cpu, gpa);
+        return;
+    }
     struct page_region *r = pages_find(cpu->vm, gpa, &offset);
     if (!r)
         return;
@@ -206,7 +246,7 @@ static void serve_one(struct soft_cpu *cpu, uint64_t gpa)
     uint64_t *tagged = cpu->tlb->sets->tagged[r - cpu->vm->code->regions];
     tlb_drop_write_tags(cpu, gpa);
     __atomic_fetch_and(&tagged[page / 64], ~(1ULL << (page % 64)), __ATOMIC_SEQ_CST);
-    invalidate(&r->info[page]);
+    invalidate(cpu->vm, cpu, r, page);
 }
 
 void mmu_serve(struct soft_cpu *cpu)

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,6 +28,7 @@
 #include "engine/soft/exec.h"
 #include "engine/soft/intr.h"
 #include "engine/soft/seg.h"
+#include "engine/soft/translate.h"
 #include "engine/soft/vm.h"
 
 /* Virtual clock: timers are looked for at least every so many instructions. */
@@ -146,6 +148,7 @@ void soft_cpu_notify(struct soft_cpu *cpu, uint32_t events)
 {
     /* The order of these two, and of the sleeper's two, is what makes no wake-up get lost. */
     __atomic_fetch_or(&cpu->events, events, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&cpu->translated.attention, 1, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&cpu->sleeping, __ATOMIC_SEQ_CST))
         syscall(SYS_futex, &cpu->events, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
@@ -446,6 +449,19 @@ static void run_careful(struct soft_cpu *cpu)
     }
 }
 
+/* Is there translated code for the block, and nothing that only the first tier looks at? */
+static bool may_translate(struct soft_cpu *cpu, struct block *block)
+{
+    if (!block->code) {
+        if (block->runs == TRANSLATE_NEVER || ++block->runs < TRANSLATE_RUNS)
+            return false;
+        if (!translate_block(cpu, block) || !block->code)
+            return false;
+    }
+    return cpu->tlb->context && !cpu->stop_block && !(cpu->rflags & RFLAGS_RF) &&
+           !chip_clock_is_virtual(cpu->vm->clock);
+}
+
 static void run_instructions(struct soft_cpu *cpu)
 {
     /* An interrupt that waits behind STI's shadow comes after one instruction: it may be followed
@@ -456,7 +472,11 @@ static void run_instructions(struct soft_cpu *cpu)
         run_careful(cpu);
         return;
     }
-    run_block(cpu, block_find(cpu));
+    struct block *block = block_find(cpu);
+    if (may_translate(cpu, block))
+        translate_run(cpu, block);
+    else
+        run_block(cpu, block);
     cpu->no_debug = false;
 }
 
@@ -485,6 +505,9 @@ static void run_loop(struct soft_cpu *cpu)
     for (;;) {
         if (virtual_clock && cpu->instructions >= cpu->clock_check)
             clock_advance(cpu);
+        /* Before the look: what comes later sets it again. */
+        if (__atomic_load_n(&cpu->translated.attention, __ATOMIC_RELAXED))
+            __atomic_store_n(&cpu->translated.attention, 0, __ATOMIC_SEQ_CST);
         uint32_t events = events_now(cpu) & events_wanted(cpu);
         if (events && !cpu->no_interrupt && serve_events(cpu, events))
             return;
@@ -504,6 +527,11 @@ void soft_vcpu_run(struct engine_vcpu *vcpu, struct engine_exit *exit)
     exit->text[0] = '\0';
     cpu->exit = exit;
     cpu->ran = true;
+    /* No signal may come while RSP is the guest's; and this may be another thread than before. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    cpu->translated.gs = NULL;
     running_enter(cpu);
     switch (setjmp(cpu->unwind)) {
     case UNWIND_EXIT:
@@ -517,4 +545,5 @@ void soft_vcpu_run(struct engine_vcpu *vcpu, struct engine_exit *exit)
     }
     cpu->exit = NULL;
     running_leave(cpu);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }

@@ -14,6 +14,7 @@
 #include "base/units.h"
 #include "engine/soft/block.h"
 #include "engine/soft/mmu.h"
+#include "engine/soft/translate.h"
 
 #define RESET_RIP 0xfff0
 #define VCPUS_MAX 255 /* 8-bit destinations of IOAPIC and MSI */
@@ -96,7 +97,7 @@ static void cpu_free(struct soft_cpu *cpu)
     block_cache_fini(cpu);
     mmu_fini(cpu);
     free(cpu->cpuid);
-    free(cpu);
+    mmu_cpu_free(cpu);
 }
 
 static void soft_vm_free(struct engine_vm *evm)
@@ -303,7 +304,9 @@ static int make_cpu(struct soft_cpu *cpu, struct err *err)
     *cpu->cpuid = cpu->vm->model.cpuid;
     cpuid_set_topology(cpu->cpuid, cpu->base.id, cpu->vm->config.vcpu_count);
     int code = mmu_init(cpu, err);
-    return code < 0 ? code : block_cache_init(cpu, err);
+    if (code == 0)
+        code = block_cache_init(cpu, err);
+    return code < 0 ? code : translate_init(cpu, err);
 }
 
 static int soft_vcpu_new(struct engine_vm *evm, unsigned id, struct engine_vcpu **out,
@@ -311,10 +314,9 @@ static int soft_vcpu_new(struct engine_vm *evm, unsigned id, struct engine_vcpu 
 {
     struct soft_vm *vm = soft_vm_of(evm);
     assert(id < vm->config.vcpu_count);
-    struct soft_cpu *cpu = aligned_alloc(64, (sizeof(*cpu) + 63) & ~(size_t)63);
+    struct soft_cpu *cpu = mmu_cpu_alloc();
     if (!cpu)
-        return err_errno(err, ENOMEM, "vCPU %u", id);
-    memset(cpu, 0, sizeof(*cpu));
+        return err_errno(err, errno, "the memory of vCPU %u", id);
     cpu->base = (struct engine_vcpu){.ops = &engine_soft, .id = id};
     cpu->vm = vm;
     pthread_mutex_lock(&vm->build_lock);

@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The code cache of one vCPU, and the border between C and translated code.
+ *
+ * Code is written through one mapping of a piece of anonymous memory and run through another, so
+ * that no address is ever both. It is filled from the start; when it is full everything goes, as in
+ * the block cache.
+ *
+ * Links. A direct jump within a page leads to a stub at first, which leaves with the place of the
+ * jump's displacement; once there is code for the target, the displacement is set. Both ends lie in
+ * one page of the guest, whose translations all go together, so no link need be found and undone.
+ * Jumps to other pages, and indirect ones, go through the jump table of the context (mmu.h).
+ */
+#include "engine/soft/translate_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/units.h"
+#include "engine/soft/exec_int.h"
+#include "engine/soft/mmu_internal.h"
+
+#define CODE_BYTES      (16 * MIB)
+#define HWCAP2_FSGSBASE 2u
+#define ARCH_SET_GS     0x1001
+
+#define NAKED           __attribute__((naked, noinline, used, no_sanitize("address", "thread", "undefined")))
+
+/* What translate_step() says. */
+enum step {
+    STEP_ON,    /* with the instruction after it */
+    STEP_LEAVE, /* RIP is set */
+};
+
+/* --- the border --- */
+
+/*
+ * In all of these %gs: is the processor. The guest's flags are loaded by SAHF and an addition that
+ * overflows where OF is to be set, which leaves what SAHF sets to SAHF.
+ */
+
+#define SAVE_REGISTERS                                                                             \
+    "movq %%rcx, %%gs:%c[gpr]+8\n\t"                                                               \
+    "movq %%rdx, %%gs:%c[gpr]+16\n\t"                                                              \
+    "movq %%rbx, %%gs:%c[gpr]+24\n\t"                                                              \
+    "movq %%rsp, %%gs:%c[gpr]+32\n\t"                                                              \
+    "movq %%rbp, %%gs:%c[gpr]+40\n\t"                                                              \
+    "movq %%rsi, %%gs:%c[gpr]+48\n\t"                                                              \
+    "movq %%rdi, %%gs:%c[gpr]+56\n\t"                                                              \
+    "movq %%r8, %%gs:%c[gpr]+64\n\t"                                                               \
+    "movq %%r9, %%gs:%c[gpr]+72\n\t"                                                               \
+    "movq %%r12, %%gs:%c[gpr]+96\n\t"                                                              \
+    "movq %%r13, %%gs:%c[gpr]+104\n\t"                                                             \
+    "movq %%r14, %%gs:%c[gpr]+112\n\t"                                                             \
+    "movq %%r15, %%gs:%c[gpr]+120\n\t"
+
+#define SAVE_FLAGS_AND_RAX                                                                         \
+    "movq %%rax, %%gs:%c[gpr]\n\t"                                                                 \
+    "lahf\n\t"                                                                                     \
+    "seto %%al\n\t"                                                                                \
+    "movw %%ax, %%gs:%c[flags]\n\t"
+
+#define LOAD_STATE_AND_GO                                                                          \
+    "movzwl %%gs:%c[flags], %%eax\n\t"                                                             \
+    "addb $0x7f, %%al\n\t"                                                                         \
+    "sahf\n\t"                                                                                     \
+    "movq %%gs:%c[gpr], %%rax\n\t"                                                                 \
+    "movq %%gs:%c[gpr]+8, %%rcx\n\t"                                                               \
+    "movq %%gs:%c[gpr]+16, %%rdx\n\t"                                                              \
+    "movq %%gs:%c[gpr]+24, %%rbx\n\t"                                                              \
+    "movq %%gs:%c[gpr]+32, %%rsp\n\t"                                                              \
+    "movq %%gs:%c[gpr]+40, %%rbp\n\t"                                                              \
+    "movq %%gs:%c[gpr]+48, %%rsi\n\t"                                                              \
+    "movq %%gs:%c[gpr]+56, %%rdi\n\t"                                                              \
+    "movq %%gs:%c[gpr]+64, %%r8\n\t"                                                               \
+    "movq %%gs:%c[gpr]+72, %%r9\n\t"                                                               \
+    "movq %%gs:%c[gpr]+96, %%r12\n\t"                                                              \
+    "movq %%gs:%c[gpr]+104, %%r13\n\t"                                                             \
+    "movq %%gs:%c[gpr]+112, %%r14\n\t"                                                             \
+    "movq %%gs:%c[gpr]+120, %%r15\n\t"                                                             \
+    "jmpq *%%gs:%c[resume]\n\t"
+
+/* Back in translate_enter()'s caller, which gets RAX. */
+#define RETURN                                                                                     \
+    "movq %%gs:%c[host_rsp], %%rsp\n\t"                                                            \
+    "addq $8, %%rsp\n\t"                                                                           \
+    "popq %%r15\n\t"                                                                               \
+    "popq %%r14\n\t"                                                                               \
+    "popq %%r13\n\t"                                                                               \
+    "popq %%r12\n\t"                                                                               \
+    "popq %%rbx\n\t"                                                                               \
+    "popq %%rbp\n\t"                                                                               \
+    "retq\n\t"
+
+#define FIELDS                                                                                     \
+    [gpr] "i"(GS(gpr)), [flags] "i"(GS(translated.flags)), [resume] "i"(GS(translated.resume)),    \
+        [host_rsp] "i"(GS(translated.host_rsp)), [self] "i"(GS(translated.self)),                  \
+        [rip] "i"(GS(rip))
+
+/* Run the code at translated.resume; returns when it leaves: 0, or the place of the displacement of
+ * a jump that could lead on. */
+NAKED static uint8_t *translate_enter(void)
+{
+    __asm__ volatile("pushq %%rbp\n\t"
+                     "pushq %%rbx\n\t"
+                     "pushq %%r12\n\t"
+                     "pushq %%r13\n\t"
+                     "pushq %%r14\n\t"
+                     "pushq %%r15\n\t"
+                     "subq $8, %%rsp\n\t"
+                     "movq %%rsp, %%gs:%c[host_rsp]\n\t" LOAD_STATE_AND_GO
+                     :
+                     : FIELDS
+                     : "memory");
+}
+
+/* The end of translated code, R10 is the guest's RIP: flags in the host's register; */
+NAKED static void thunk_exit_host(void)
+{
+    __asm__ volatile(SAVE_FLAGS_AND_RAX SAVE_REGISTERS "movq %%r10, %%gs:%c[rip]\n\t"
+                                                       "xorl %%eax, %%eax\n\t" RETURN
+                     :
+                     : FIELDS);
+}
+
+/* in memory already; */
+NAKED static void thunk_exit_saved(void)
+{
+    __asm__ volatile("movq %%rax, %%gs:%c[gpr]\n\t" SAVE_REGISTERS "movq %%r10, %%gs:%c[rip]\n\t"
+                     "xorl %%eax, %%eax\n\t" RETURN
+                     :
+                     : FIELDS);
+}
+
+/* in the host's register, and R11 is the place of the jump's displacement. */
+NAKED static void thunk_exit_link(void)
+{
+    __asm__ volatile(SAVE_FLAGS_AND_RAX SAVE_REGISTERS "movq %%r10, %%gs:%c[rip]\n\t"
+                                                       "movq %%r11, %%rax\n\t" RETURN
+                     :
+                     : FIELDS);
+}
+
+/* An instruction for its handler: R10 says which (block_insn_offset), R11 where to go on. */
+NAKED static void thunk_slow_saved(void)
+{
+    __asm__ volatile("movq %%r11, %%gs:%c[resume]\n\t"
+                     "movq %%rax, %%gs:%c[gpr]\n\t" SAVE_REGISTERS
+                     "movq %%gs:%c[host_rsp], %%rsp\n\t"
+                     "movq %%gs:%c[self], %%rdi\n\t"
+                     "movl %%r10d, %%esi\n\t"
+                     "call translate_step\n\t"
+                     "testl %%eax, %%eax\n\t"
+                     "jnz 1f\n\t" LOAD_STATE_AND_GO "1:\n\t"
+                     "xorl %%eax, %%eax\n\t" RETURN
+                     :
+                     : FIELDS);
+}
+
+NAKED static void thunk_slow_host(void)
+{
+    __asm__ volatile("movq %%r11, %%gs:%c[resume]\n\t" SAVE_FLAGS_AND_RAX SAVE_REGISTERS
+                     "movq %%gs:%c[host_rsp], %%rsp\n\t"
+                     "movq %%gs:%c[self], %%rdi\n\t"
+                     "movl %%r10d, %%esi\n\t"
+                     "call translate_step\n\t"
+                     "testl %%eax, %%eax\n\t"
+                     "jnz 1f\n\t" LOAD_STATE_AND_GO "1:\n\t"
+                     "xorl %%eax, %%eax\n\t" RETURN
+                     :
+                     : FIELDS);
+}
+
+/* --- flags --- */
+
+static void flags_from_code(struct soft_cpu *cpu)
+{
+    set_flags(cpu, cpu->translated.flags);
+}
+
+static void flags_to_code(struct soft_cpu *cpu)
+{
+    uint64_t f = cpu->rflags;
+    cpu->translated.flags = (uint16_t)((f & LAHF_MASK) << 8 | (f >> 11 & 1));
+}
+
+/* --- one instruction by its handler --- */
+
+static bool ends_block(const struct insn *insn)
+{
+    return insn->opcode->attr & (ATTR_BRANCH | ATTR_ENDS_BLOCK) || insn->op == OP_UD ||
+           insn->op == OP_FALL_THROUGH;
+}
+
+/* Called by the thunks above. */
+__attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint32_t offset)
+{
+    const struct insn *insn = block_insn_at(cpu, offset);
+    const struct block *block = translate_block_of(insn);
+    const struct soft_context *context = cpu->tlb->context;
+    flags_from_code(cpu);
+    cpu->blocks->translator->stats.steps++;
+    cpu->rip = block->rip;
+    cpu->rip_page = block->rip - block->offset;
+    cpu->block_start = block->insns;
+    cpu->insn = insn;
+    insn->exec(cpu, insn);
+    cpu->insn = NULL;
+    if (!ends_block(insn)) {
+        bool leave = cpu->stop_block || cpu->tlb->context != context;
+        if (leave && !cpu->rip_set)
+            cpu->rip = soft_next_rip(cpu, insn);
+        cpu->stop_block = cpu->rip_set = false;
+        flags_to_code(cpu);
+        return leave ? STEP_LEAVE : STEP_ON;
+    }
+    cpu->stop_block = cpu->rip_set = false;
+    flags_to_code(cpu);
+    return STEP_LEAVE;
+}
+
+/* --- running --- */
+
+static void load_gs(const void *base)
+{
+    static int has_instruction = -1;
+    if (has_instruction < 0)
+        has_instruction = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
+    if (has_instruction)
+        __asm__ volatile("wrgsbase %0" : : "r"(base) : "memory");
+    else
+        syscall(SYS_arch_prctl, ARCH_SET_GS, base);
+}
+
+/*
+ * An indirect branch went to an address that is not canonical: #GP is the branch's, before its
+ * effect on the stack.
+ */
+static void undo_indirect(struct soft_cpu *cpu)
+{
+    const struct insn *insn = block_insn_at(cpu, cpu->translated.indirect);
+    const struct block *block = translate_block_of(insn);
+    cpu->rip = block->rip;
+    cpu->rip_page = block->rip - block->offset;
+    cpu->block_start = block->insns;
+    cpu->insn = insn;
+    if (insn->op == OP_RET)
+        cpu->gpr[CPU_RSP] -= 8 + (insn->imm & 0xffff);
+    else if (insn->op == OP_CALL_IND)
+        cpu->gpr[CPU_RSP] += 8;
+    soft_raise_error(cpu, EXC_GP, 0);
+}
+
+/* Let what has left for the block's address go there by itself from now on. */
+static void connect(struct soft_cpu *cpu, const struct block *block)
+{
+    struct translator *t = cpu->blocks->translator;
+    uint8_t *displacement = t->left_at;
+    if (displacement) {
+        emit_lead(t->writable + (displacement - t->executable),
+                  t->writable + (block->code - t->executable));
+        t->stats.links++;
+    } else {
+        mmu_set_jump(cpu, block->rip, block->indirect);
+    }
+}
+
+void translate_run(struct soft_cpu *cpu, struct block *block)
+{
+    struct translator *t = cpu->blocks->translator;
+    struct soft_context *context = cpu->tlb->context;
+    uint8_t *base = (uint8_t *)context - SOFT_CPU_SPAN;
+    if (!context->has_jumps)
+        mmu_set_jump(cpu, block->rip, block->indirect);
+    if (t->left && t->left_for == block->rip)
+        connect(cpu, block);
+    t->left = false;
+    if (base != cpu->translated.gs) {
+        load_gs(base);
+        cpu->translated.gs = base;
+    }
+    t->stats.entered++;
+    cpu->translated.resume = (uintptr_t)block->code;
+    flags_to_code(cpu);
+    t->left_at = translate_enter();
+    t->left_for = cpu->rip;
+    t->left = true;
+    flags_from_code(cpu);
+    if (!soft_canonical(cpu->rip) && !t->left_at)
+        undo_indirect(cpu);
+}
+
+/* --- invalidation --- */
+
+static struct block **page_list(struct translator *t, uint64_t gpa)
+{
+    return &t->pages[gpa >> 12 & (PAGE_LISTS - 1)];
+}
+
+void translate_drop(struct soft_cpu *cpu, uint64_t gpa)
+{
+    struct translator *t = cpu->blocks ? cpu->blocks->translator : NULL;
+    if (!t)
+        return;
+    struct block **link = page_list(t, gpa);
+    while (*link) {
+        struct block *b = *link;
+        if ((b->gpa ^ gpa) >> 12) {
+            link = &b->same_page;
+            continue;
+        }
+        uint8_t *entry = t->writable + (b->code - t->executable);
+        emit8(&(struct emit){entry}, 0xe9);
+        emit_lead(entry + 1, b->stale);
+        b->code = NULL;
+        b->runs = TRANSLATE_NEVER; /* the block is stale itself */
+        t->stats.dropped++;
+        *link = b->same_page;
+    }
+    t->left = false;
+}
+
+void translate_flush(struct soft_cpu *cpu)
+{
+    struct translator *t = cpu->blocks->translator;
+    if (!t)
+        return;
+    memset(t->pages, 0, sizeof(t->pages));
+    t->used = 0;
+    t->left = false;
+    t->stats.flushes++;
+    mmu_clear_jumps(cpu);
+}
+
+/* --- translating --- */
+
+bool translate_block(struct soft_cpu *cpu, struct block *block)
+{
+    struct translator *t = cpu->blocks->translator;
+    if (!t || cpu->mode.code_bits != 64) {
+        block->runs = TRANSLATE_NEVER;
+        return true;
+    }
+    if (t->used + TRANSLATE_BLOCK_BYTES > t->bytes) {
+        block_cache_flush(cpu);
+        return false;
+    }
+    struct emit e = {t->writable + t->used};
+    uint8_t *start = e.at;
+    if (!mmu_code_translated(cpu, block->gpa, block->generation[0]) ||
+        !translate_emit_block(cpu, block, &e)) {
+        block->runs = TRANSLATE_NEVER;
+        return true;
+    }
+    t->used += ((size_t)(e.at - start) + 15) & ~(size_t)15;
+    struct block **list = page_list(t, block->gpa);
+    block->same_page = *list;
+    *list = block;
+    t->stats.blocks++;
+    t->stats.code_bytes = t->used;
+    return true;
+}
+
+/* --- life --- */
+
+static int map_code(struct translator *t, struct err *err)
+{
+    int fd = memfd_create("hull-code", MFD_CLOEXEC);
+    if (fd < 0)
+        return err_errno(err, errno, "create memory for translated code");
+    void *writable = MAP_FAILED, *executable = MAP_FAILED;
+    int code = 0;
+    if (ftruncate(fd, CODE_BYTES) == 0) {
+        writable = mmap(NULL, CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        executable = mmap(NULL, CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    }
+    if (writable == MAP_FAILED || executable == MAP_FAILED) {
+        code =
+            err_errno(err, errno, "map %u MiB for translated code", (unsigned)(CODE_BYTES >> 20));
+        if (writable != MAP_FAILED)
+            munmap(writable, CODE_BYTES);
+        if (executable != MAP_FAILED)
+            munmap(executable, CODE_BYTES);
+    } else {
+        t->writable = writable;
+        t->executable = executable;
+        t->bytes = CODE_BYTES;
+    }
+    close(fd);
+    return code;
+}
+
+int translate_init(struct soft_cpu *cpu, struct err *err)
+{
+    struct translator *t = calloc(1, sizeof(*t));
+    if (!t)
+        return err_errno(err, ENOMEM, "the translator of vCPU %u", cpu->base.id);
+    int code = map_code(t, err);
+    if (code < 0) {
+        free(t);
+        return code;
+    }
+    t->host = cpu->vm->model.features;
+    t->bmi2 = __builtin_cpu_supports("bmi2");
+    struct soft_translated *x = &cpu->translated;
+    x->self = cpu;
+    x->exit_host = (uintptr_t)thunk_exit_host;
+    x->exit_saved = (uintptr_t)thunk_exit_saved;
+    x->exit_link = (uintptr_t)thunk_exit_link;
+    x->slow_host = (uintptr_t)thunk_slow_host;
+    x->slow_saved = (uintptr_t)thunk_slow_saved;
+    x->miss = (const void *)x->exit_saved;
+    cpu->blocks->translator = t;
+    return 0;
+}
+
+void translate_fini(struct soft_cpu *cpu)
+{
+    struct translator *t = cpu->blocks->translator;
+    if (!t)
+        return;
+    munmap(t->writable, t->bytes);
+    munmap((void *)(uintptr_t)t->executable, t->bytes);
+    free(t);
+    cpu->blocks->translator = NULL;
+}
+
+void translate_stats(const struct soft_cpu *cpu, struct translate_stats *stats)
+{
+    *stats = cpu->blocks->translator ? cpu->blocks->translator->stats : (struct translate_stats){0};
+}

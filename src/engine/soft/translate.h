@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The second tier: blocks of 64-bit code that run often are translated to host code, one pass and
+ * no intermediate form, since guest and host have the same instructions.
+ *
+ *     translate.c        the code cache, entering and leaving it, links, invalidation
+ *     translate_block.c  a block's analysis and its code        translate_emit.h   bytes
+ *
+ * In translated code
+ *   - the guest's registers are in the host's registers of the same name, RSP too, but for R10 and
+ *     R11: these are scratch, and the guest's are in soft_cpu.gpr, at %gs:. Signals must not come
+ *     to the thread, which has no host stack then;
+ *   - the guest's arithmetic flags are in the host's, or in soft_cpu.translated.flags, or in both.
+ *     What may follow decides that statically; at a direct entry they are in the host's, at an
+ *     indirect one in memory;
+ *   - soft_cpu.rip is not kept: the code knows it;
+ *   - an access to memory looks into the TLB of the current context. Where it does not hit, the
+ *     instruction is done by its handler (exec.h) as in the first tier, with all registers in
+ *     soft_cpu, and so is whatever the translator does not know. Handlers raise by longjmp.
+ *
+ * Flags that no instruction can see any more, because all of them are written before any is read,
+ * need not be right in what an exception or interrupt stores there. With `exact` they are.
+ *
+ * A page whose code changes (pages.c) is told to the vCPUs that have translated code of it:
+ * translate_drop(), at once on the vCPU's own thread, or by SOFT_EVENT_MMU. Entries of dropped code
+ * lead back to the run loop, so that whatever still jumps there does no harm.
+ *
+ * Threads: everything belongs to the vCPU's thread.
+ */
+#ifndef HULL_ENGINE_SOFT_TRANSLATE_H
+#define HULL_ENGINE_SOFT_TRANSLATE_H
+
+#include "engine/soft/block.h"
+
+struct err;
+
+/* Runs of a block in the first tier before it is translated. */
+#define TRANSLATE_RUNS 12
+
+struct translate_stats {
+    uint64_t blocks;     /* translated */
+    uint64_t entered;    /* times that the run loop has entered translated code */
+    uint64_t steps;      /* instructions done by their handlers from translated code */
+    uint64_t links;      /* jumps patched */
+    uint64_t dropped;    /* blocks whose page has changed */
+    uint64_t flushes;    /* of the whole code cache */
+    uint64_t code_bytes; /* in use */
+};
+
+/* Memory for code; false in *able where this process or host cannot have any: no error. */
+int translate_init(struct soft_cpu *cpu, struct err *err);
+void translate_fini(struct soft_cpu *cpu);
+
+/*
+ * Translate a block that block_find() has just returned. It sets block->code, or block->runs to
+ * TRANSLATE_NEVER. May flush everything: false, and the block is gone.
+ */
+bool translate_block(struct soft_cpu *cpu, struct block *block);
+
+/* Run translated code from block->code on, and what it goes on to, until an event or code that is
+ * not translated. RIP is exact afterwards. Raises. */
+void translate_run(struct soft_cpu *cpu, struct block *block);
+
+/* A page's code has changed: its translations are not entered again. gpa: of the page. */
+void translate_drop(struct soft_cpu *cpu, uint64_t gpa);
+
+/* All blocks are about to go. */
+void translate_flush(struct soft_cpu *cpu);
+
+void translate_stats(const struct soft_cpu *cpu, struct translate_stats *stats);
+
+#endif

@@ -1,0 +1,955 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A block's code. First each instruction is classed: copied with its operands in the same
+ * registers, copied with its memory operand at (%r10) behind a look into the TLB, a branch, or one
+ * for its handler. Then, backwards, which flags matter before each. Then the code, forwards:
+ *
+ *     indirect entry: is R10 the block's address? else leave
+ *     entry:          instructions ...
+ *                     branch: jumps within the page, jumps through the table of the context
+ *     slow paths:     one for each access, and each handler
+ *     links:          where jumps within the page lead at first
+ *     stale:          where the entry leads when the page has changed
+ */
+#include "engine/soft/translate_internal.h"
+
+#include "engine/soft/mmu_internal.h"
+
+#define ARITH ((unsigned)RFLAGS_ARITH)
+
+#define STUBS (2 * BLOCK_INSNS_MAX + 8)
+
+enum way {
+    WAY_HANDLER, /* by its handler */
+    WAY_COPY,    /* as it is; R10 and R11 loaded before and stored behind it */
+    WAY_LEA,     /* RIP-relative LEA: a constant */
+    WAY_NOTHING, /* no effect */
+    WAY_MEMORY,  /* with its memory operand at (%r10) */
+    WAY_PUSH,    /* register or immediate */
+    WAY_POP,     /* register */
+    WAY_JMP,
+    WAY_JCC,
+    WAY_CALL,
+    WAY_RET,
+    WAY_JMP_IND,
+    WAY_CALL_IND,
+    WAY_END, /* the block ends without a branch */
+};
+
+/* Code out of the way: a slow path, or the first aim of a link. */
+enum stub_kind {
+    STUB_SLOW,
+    STUB_LINK,
+    STUB_EXIT,
+};
+
+struct stub {
+    uint8_t kind;  /* enum stub_kind */
+    bool saved;    /* flags are in memory */
+    uint8_t *from; /* displacement of the jump that leads here */
+    const uint8_t *resume;
+    const struct insn *insn;
+    uint64_t rip; /* of a link or exit: where it wants to go */
+};
+
+struct job {
+    struct soft_cpu *cpu;
+    struct translator *t;
+    struct block *block;
+    struct emit *e;
+    uint8_t way[BLOCK_INSNS_MAX + 1];
+    uint16_t live[BLOCK_INSNS_MAX + 2]; /* flags that matter before an instruction */
+    struct insn_flags flags[BLOCK_INSNS_MAX + 1];
+    bool host_valid, saved_valid; /* where the guest's flags are now */
+    struct stub stubs[STUBS];
+    unsigned stub_count;
+};
+
+/* --- an instruction's bytes --- */
+
+struct layout {
+    uint8_t prefixes[4]; /* 66, F2, F3, F0 as far as they are there */
+    uint8_t prefix_count;
+    uint8_t rex;    /* 0: none */
+    uint8_t vex[3]; /* as three bytes: C4, RXB and map, W vvvv L pp */
+    bool has_vex;
+    uint8_t opcode[3];
+    uint8_t opcode_len;
+    uint8_t tail_at; /* behind ModRM and displacement: the immediate */
+};
+
+static unsigned memory_operand_len(const uint8_t *modrm)
+{
+    unsigned mod = *modrm >> 6, rm = *modrm & 7, len = 1;
+    if (rm == 4) {
+        len++;
+        if (mod == 0 && (modrm[1] & 7) == 5)
+            len += 4;
+    } else if (mod == 0 && rm == 5) {
+        len += 4;
+    }
+    return len + (mod == 1 ? 1 : mod == 2 ? 4 : 0);
+}
+
+/* Of 64-bit code with a ModRM byte that names memory. */
+static void lay_out(const struct insn *insn, struct layout *l)
+{
+    const uint8_t *b = insn->bytes;
+    unsigned i = 0;
+    *l = (struct layout){0};
+    for (;; i++) {
+        if (b[i] == 0x66 || b[i] == 0xf2 || b[i] == 0xf3 || b[i] == 0xf0) {
+            if (!memchr(l->prefixes, b[i], l->prefix_count))
+                l->prefixes[l->prefix_count++] = b[i];
+        } else if (b[i] != 0x67 && b[i] != 0x2e && b[i] != 0x36 && b[i] != 0x3e && b[i] != 0x26 &&
+                   b[i] != 0x64 && b[i] != 0x65 && (b[i] & 0xf0) != 0x40) {
+            break;
+        }
+        /* Only right before the opcode it counts. */
+        l->rex = (b[i] & 0xf0) == 0x40 ? b[i] : 0;
+    }
+    if (b[i] == 0xc4) {
+        l->has_vex = true;
+        memcpy(l->vex, b + i, 3);
+        i += 3;
+        l->opcode[l->opcode_len++] = b[i++];
+    } else if (b[i] == 0xc5) {
+        l->has_vex = true;
+        l->vex[0] = 0xc4;
+        l->vex[1] = (uint8_t)((b[i + 1] & 0x80) | 0x61);
+        l->vex[2] = b[i + 1] & 0x7f;
+        i += 2;
+        l->opcode[l->opcode_len++] = b[i++];
+    } else {
+        if (b[i] == 0x0f) {
+            l->opcode[l->opcode_len++] = b[i++];
+            if (b[i] == 0x38 || b[i] == 0x3a)
+                l->opcode[l->opcode_len++] = b[i++];
+        }
+        l->opcode[l->opcode_len++] = b[i++];
+    }
+    l->tail_at = (uint8_t)(i + memory_operand_len(b + i));
+}
+
+/* The instruction with (%r10) for its memory operand, and `reg` for its register field. */
+static void emit_at_r10(struct emit *e, const struct insn *insn, unsigned reg)
+{
+    struct layout l;
+    lay_out(insn, &l);
+    emit_bytes(e, l.prefixes, l.prefix_count);
+    if (l.has_vex) {
+        emit8(e, l.vex[0]);
+        emit8(e, (l.vex[1] & 0x1fu) | (reg & 8 ? 0 : 0x80u) | 0x40u); /* X unused, B: R10 */
+        emit8(e, l.vex[2]);
+    } else {
+        emit8(e, 0x41u | (l.rex & 8u) | (reg >> 3 & 1) << 2);
+    }
+    emit_bytes(e, l.opcode, l.opcode_len);
+    emit8(e, (reg & 7) << 3 | (R10 & 7));
+    emit_bytes(e, insn->bytes + l.tail_at, insn->len - l.tail_at);
+}
+
+/* --- classes --- */
+
+static bool is_scratch(unsigned reg)
+{
+    return reg == R10 || reg == R11;
+}
+
+/* Integer instructions that the host does as they are. */
+static bool is_plain(const struct insn *insn)
+{
+    switch (insn->op) {
+    case OP_BSF:
+    case OP_BSR: /* with F3 the host may take it for TZCNT, LZCNT */
+        return !(insn->prefixes & PREFIX_REP);
+    case OP_BT:
+    case OP_BTS:
+    case OP_BTR:
+    case OP_BTC: /* the register moves the address */
+        return !insn->is_mem;
+    case OP_ADD:
+    case OP_OR:
+    case OP_ADC:
+    case OP_SBB:
+    case OP_AND:
+    case OP_SUB:
+    case OP_XOR:
+    case OP_CMP:
+    case OP_TEST:
+    case OP_INC:
+    case OP_DEC:
+    case OP_NEG:
+    case OP_NOT:
+    case OP_MUL:
+    case OP_IMUL1:
+    case OP_IMUL2:
+    case OP_IMUL3:
+    case OP_ROL:
+    case OP_ROR:
+    case OP_RCL:
+    case OP_RCR:
+    case OP_SHL:
+    case OP_SHR:
+    case OP_SAR:
+    case OP_ROL_CL:
+    case OP_ROR_CL:
+    case OP_RCL_CL:
+    case OP_RCR_CL:
+    case OP_SHL_CL:
+    case OP_SHR_CL:
+    case OP_SAR_CL:
+    case OP_SHLD:
+    case OP_SHRD:
+    case OP_SHLD_CL:
+    case OP_SHRD_CL:
+    case OP_BT_IMM:
+    case OP_BTS_IMM:
+    case OP_BTR_IMM:
+    case OP_BTC_IMM:
+    case OP_TZCNT:
+    case OP_LZCNT:
+    case OP_POPCNT:
+    case OP_BSWAP:
+    case OP_CRC32:
+    case OP_MOVBE:
+    case OP_ADCX:
+    case OP_ADOX:
+    case OP_ANDN:
+    case OP_BEXTR:
+    case OP_BLSI:
+    case OP_BLSMSK:
+    case OP_BLSR:
+    case OP_BZHI:
+    case OP_MULX:
+    case OP_PDEP:
+    case OP_PEXT:
+    case OP_RORX:
+    case OP_SARX:
+    case OP_SHLX:
+    case OP_SHRX:
+    case OP_MOV:
+    case OP_MOV_IMM:
+    case OP_MOVZX8:
+    case OP_MOVZX16:
+    case OP_MOVSX8:
+    case OP_MOVSX16:
+    case OP_MOVSXD:
+    case OP_MOVNTI:
+    case OP_LEA:
+    case OP_XCHG:
+    case OP_XADD:
+    case OP_CMPXCHG:
+    case OP_CMPXCHG8B:
+    case OP_CMPXCHG16B:
+    case OP_CMOVCC:
+    case OP_SETCC:
+    case OP_CBW:
+    case OP_CWD:
+    case OP_LAHF:
+    case OP_SAHF:
+    case OP_CLC:
+    case OP_STC:
+    case OP_CMC:
+    case OP_FENCE:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Does the instruction have its register field as a byte register that REX turns into another? */
+static bool has_high_byte(const struct insn *insn)
+{
+    enum insn_form form = insn->opcode->form;
+    return insn->op_bytes == 1 && (form == FORM_REG_RM || form == FORM_RM_REG) && insn->reg >= 4 &&
+           insn->reg < 8 && !(insn->prefixes & PREFIX_REX);
+}
+
+static bool has_vvvv(const struct insn *insn)
+{
+    enum insn_form form = insn->opcode->form;
+    return form == FORM_REG_V_RM || form == FORM_V_RM || form == FORM_REG_RM_V ||
+           form == FORM_RM_V_REG;
+}
+
+static enum way way_of_memory(const struct insn *insn)
+{
+    uint32_t attr = insn->opcode->attr;
+    if (has_high_byte(insn) || (has_vvvv(insn) && is_scratch(insn->vvvv)) || insn->mem_bytes == 0 ||
+        !(attr & (ATTR_MEM_READ | ATTR_MEM_WRITE)))
+        return WAY_HANDLER;
+    return WAY_MEMORY;
+}
+
+static enum way way_of(const struct job *job, const struct insn *insn)
+{
+    bool near64 = insn->op_bytes == 8; /* branches and the stack */
+    switch (insn->op) {
+    case OP_FALL_THROUGH:
+        return WAY_END;
+    case OP_NOP:
+    case OP_PREFETCH:
+        return WAY_NOTHING;
+    case OP_PUSH:
+    case OP_PUSH_IMM:
+        return near64 && !insn->is_mem ? WAY_PUSH : WAY_HANDLER;
+    case OP_POP:
+        return near64 && !insn->is_mem && insn->rm != CPU_RSP ? WAY_POP : WAY_HANDLER;
+    case OP_JMP:
+        return near64 ? WAY_JMP : WAY_HANDLER;
+    case OP_JCC:
+        return near64 ? WAY_JCC : WAY_HANDLER;
+    case OP_CALL:
+        return near64 ? WAY_CALL : WAY_HANDLER;
+    case OP_RET:
+        return near64 ? WAY_RET : WAY_HANDLER;
+    case OP_JMP_IND:
+        return near64 ? WAY_JMP_IND : WAY_HANDLER;
+    case OP_CALL_IND:
+        return near64 && (insn->is_mem || insn->rm != CPU_RSP) ? WAY_CALL_IND : WAY_HANDLER;
+    default:
+        break;
+    }
+    if (!is_plain(insn) ||
+        (insn->opcode->feature != FEAT_BASE && !(job->t->host >> insn->opcode->feature & 1)))
+        return WAY_HANDLER;
+    if (insn->op == OP_LEA)
+        return insn->rip_relative ? WAY_LEA : WAY_COPY;
+    if (insn->is_mem)
+        return way_of_memory(insn);
+    return WAY_COPY;
+}
+
+/* --- flags --- */
+
+static void analyse(struct job *job)
+{
+    unsigned count = job->block->count;
+    job->live[count] = ARITH;
+    for (unsigned i = count; i-- > 0;) {
+        const struct insn *insn = &job->block->insns[i];
+        struct insn_flags f = {0};
+        job->way[i] = (uint8_t)way_of(job, insn);
+        if (job->way[i] == WAY_HANDLER)
+            f = (struct insn_flags){.read = ARITH};
+        else if (insn->op != OP_FALL_THROUGH)
+            f = insn_flags(insn, INSN_COUNT_UNKNOWN);
+        f.read &= ARITH;
+        f.written = (f.written | f.undefined) & ARITH;
+        job->flags[i] = f;
+        job->live[i] = (uint16_t)((job->live[i + 1] & ~f.written) | f.read);
+        if (job->t->exact)
+            job->live[i] = ARITH;
+    }
+    job->block->flags_in = job->live[0];
+}
+
+/* Flags from the host's register to memory; R11 is lost. */
+static void save_flags(struct job *job)
+{
+    struct emit *e = job->e;
+    emit_mov(e, R11, CPU_RAX);
+    emit8(e, 0x9f); /* lahf */
+    emit8(e, 0x0f); /* seto %al */
+    emit8(e, 0x90);
+    emit8(e, 0xc0);
+    emit8(e, 0x66); /* mov %ax, %gs: */
+    emit8(e, 0x65);
+    emit8(e, 0x89);
+    emit_gs_operand(e, CPU_RAX, GS(translated.flags));
+    emit_mov(e, CPU_RAX, R11);
+    job->saved_valid = true;
+}
+
+/* And back; R11 is lost. */
+static void restore_flags(struct job *job)
+{
+    struct emit *e = job->e;
+    emit_mov(e, R11, CPU_RAX);
+    emit8(e, 0x65); /* movzwl %gs:, %eax */
+    emit8(e, 0x0f);
+    emit8(e, 0xb7);
+    emit_gs_operand(e, CPU_RAX, GS(translated.flags));
+    emit8(e, 0x04); /* add $0x7f, %al: overflows where AL is 1 */
+    emit8(e, 0x7f);
+    emit8(e, 0x9e); /* sahf */
+    emit_mov(e, CPU_RAX, R11);
+    job->host_valid = true;
+}
+
+/* The host's flags are about to be lost, before an instruction before which `live` matter. */
+static void give_up_flags(struct job *job, unsigned live)
+{
+    if (live && !job->saved_valid)
+        save_flags(job);
+    job->host_valid = false;
+}
+
+/* An instruction reads flags, or writes some and leaves others: they must be in the host's. */
+static void need_flags(struct job *job, unsigned i)
+{
+    const struct insn_flags *f = &job->flags[i];
+    unsigned need = f->read;
+    if (f->written)
+        need |= job->live[i + 1] & ~(unsigned)f->written;
+    if (need && !job->host_valid)
+        restore_flags(job);
+}
+
+static void note_flags_written(struct job *job, unsigned i)
+{
+    if (job->flags[i].written) {
+        job->host_valid = true;
+        job->saved_valid = false;
+    }
+}
+
+/* --- stubs --- */
+
+static struct stub *add_stub(struct job *job, enum stub_kind kind, uint8_t *from)
+{
+    struct stub *stub = &job->stubs[job->stub_count++];
+    *stub = (struct stub){.kind = (uint8_t)kind, .from = from, .saved = job->saved_valid};
+    return stub;
+}
+
+/* A jump to the slow path was emitted; where it comes back is said by slow_resumes(). */
+static struct stub *add_slow(struct job *job, uint8_t *from, const struct insn *insn)
+{
+    struct stub *stub = add_stub(job, STUB_SLOW, from);
+    stub->insn = insn;
+    return stub;
+}
+
+static void emit_stub(struct job *job, struct stub *stub)
+{
+    struct emit *e = job->e;
+    if (stub->from)
+        emit_lead(stub->from, e->at);
+    switch ((enum stub_kind)stub->kind) {
+    case STUB_SLOW:
+        emit_mov_imm(e, R10, block_insn_offset(job->cpu, stub->insn));
+        /* lea resume(%rip), %r11; without one it never comes back */
+        emit8(e, 0x4c);
+        emit8(e, 0x8d);
+        emit8(e, 0x1d);
+        emit32(e, 0);
+        emit_lead(e->at - 4, stub->resume ? stub->resume : e->at);
+        emit_jmp_gs(e, stub->saved ? GS(translated.slow_saved) : GS(translated.slow_host));
+        break;
+    case STUB_LINK:
+        emit_mov_imm(e, R10, stub->rip);
+        emit8(e, 0x4c); /* lea displacement(%rip), %r11 */
+        emit8(e, 0x8d);
+        emit8(e, 0x1d);
+        emit32(e, 0);
+        emit_lead(e->at - 4, stub->from);
+        emit_jmp_gs(e, GS(translated.exit_link));
+        break;
+    case STUB_EXIT:
+        emit_mov_imm(e, R10, stub->rip);
+        emit_jmp_gs(e, stub->saved ? GS(translated.exit_saved) : GS(translated.exit_host));
+        break;
+    }
+}
+
+/* --- memory --- */
+
+static void load_guest(struct emit *e, unsigned to, unsigned guest)
+{
+    if (is_scratch(guest))
+        emit_gs64(e, OP_LOAD, to, GS_GPR(guest));
+    else
+        emit_mov(e, to, guest);
+}
+
+/* The linear address of a memory operand to R10; R11 is lost. */
+static void emit_address(struct job *job, const struct insn *insn)
+{
+    struct emit *e = job->e;
+    if (insn->rip_relative) {
+        uint64_t address = job->block->rip - job->block->offset + insn->next_offset +
+                           (uint64_t)(int64_t)insn->disp;
+        emit_mov_imm(e, R10, address & insn->addr_mask);
+    } else {
+        unsigned base = insn->base, index = insn->index;
+        bool narrow = insn->addr_bytes == 4;
+        if (is_scratch(base))
+            emit_gs64(e, OP_LOAD, base, GS_GPR(base));
+        if (is_scratch(index) && index != base)
+            emit_gs64(e, OP_LOAD, index, GS_GPR(index));
+        if (index == GPR_ZERO && insn->disp == 0 && base != GPR_ZERO && !narrow) {
+            emit_mov(e, R10, base);
+        } else {
+            /* lea disp(base, index, scale), %r10; of 32 bits where addresses are */
+            unsigned x = index == GPR_ZERO ? 4 : index, b = base == GPR_ZERO ? 5 : base;
+            bool small = insn->disp == (int8_t)insn->disp && base != GPR_ZERO;
+            unsigned mod = base == GPR_ZERO ? 0 : small ? 1 : 2;
+            emit8(e, 0x44u | (narrow ? 0 : REX_W) | (x >> 3 & 1) << 1 | (b >> 3 & 1));
+            emit8(e, 0x8d);
+            emit8(e, mod << 6 | (R10 & 7) << 3 | 4);
+            emit8(e, (unsigned)insn->scale << 6 | (x & 7) << 3 | (b & 7));
+            if (small)
+                emit8(e, (uint8_t)insn->disp);
+            else
+                emit32(e, (uint32_t)insn->disp);
+        }
+    }
+    if (insn->seg == SEG_FS || insn->seg == SEG_GS)
+        emit_gs64(e, OP_ADD_R, R10, offsetof(struct soft_cpu, seg_base) + 8 * (size_t)insn->seg);
+}
+
+/*
+ * R10, a linear address, becomes the host's, or the slow path is taken, by a jump whose
+ * displacement is returned. R11 and the host's flags are lost.
+ */
+static uint8_t *emit_lookup(struct job *job, unsigned size, bool write)
+{
+    struct emit *e = job->e;
+    if (job->t->bmi2) { /* rorx $7, %r10, %r11 */
+        emit_bytes(e, (const uint8_t[]){0xc4, 0x43, 0xfb, 0xf0, 0xda, 7}, 6);
+    } else {
+        emit_mov(e, R11, R10);
+        emit_bytes(e, (const uint8_t[]){0x49, 0xc1, 0xeb, 7}, 4); /* shr $7, %r11 */
+    }
+    emit_bytes(e, (const uint8_t[]){0x41, 0x81, 0xe3}, 3); /* and $, %r11d */
+    emit32(e, (TLB_ENTRIES - 1) << 5);
+    emit_gs_r11(e, OP_SUB_R, R10,
+                GS_CONTEXT(tlb) + (write ? offsetof(struct tlb_entry, write_tag)
+                                         : offsetof(struct tlb_entry, read_tag)));
+    emit_bytes(e, (const uint8_t[]){0x49, 0x81, 0xfa}, 3); /* cmp $, %r10 */
+    emit32(e, 4096 - size);
+    uint8_t *miss = emit_jcc(e, CONDITION_A);
+    emit_gs_r11(e, OP_ADD_R, R10, GS_CONTEXT(tlb) + offsetof(struct tlb_entry, host));
+    return miss;
+}
+
+/* lea bytes(%rsp), %rsp: no flag changes. */
+static void emit_add_rsp(struct emit *e, int32_t bytes)
+{
+    emit_bytes(e, (const uint8_t[]){0x48, 0x8d, 0xa4, 0x24}, 4);
+    emit32(e, (uint32_t)bytes);
+}
+
+/* R10 = RSP + bytes */
+static void emit_stack_address(struct emit *e, int32_t bytes)
+{
+    emit_bytes(e, (const uint8_t[]){0x4c, 0x8d, 0x54, 0x24}, 4);
+    emit8(e, (uint8_t)bytes);
+}
+
+/* --- instructions --- */
+
+static bool uses(const struct insn *insn, unsigned reg)
+{
+    enum insn_form form = insn->opcode->form;
+    bool reg_field = form == FORM_REG_RM || form == FORM_RM_REG || form == FORM_REG_V_RM ||
+                     form == FORM_REG_RM_V || form == FORM_RM_V_REG;
+    bool rm_field = form != FORM_NONE && form != FORM_ACC && !insn->is_mem;
+    return (reg_field && insn->reg == reg) || (rm_field && insn->rm == reg) ||
+           (has_vvvv(insn) && insn->vvvv == reg) ||
+           (insn->is_mem && (insn->base == reg || insn->index == reg));
+}
+
+static void emit_copy(struct job *job, const struct insn *insn, unsigned i)
+{
+    struct emit *e = job->e;
+    bool r10 = uses(insn, R10), r11 = uses(insn, R11);
+    need_flags(job, i);
+    if (r10)
+        emit_gs64(e, OP_LOAD, R10, GS_GPR(R10));
+    if (r11)
+        emit_gs64(e, OP_LOAD, R11, GS_GPR(R11));
+    emit_bytes(e, insn->bytes, insn->len);
+    if (r10)
+        emit_gs64(e, OP_STORE, R10, GS_GPR(R10));
+    if (r11)
+        emit_gs64(e, OP_STORE, R11, GS_GPR(R11));
+    note_flags_written(job, i);
+}
+
+static void emit_lea_constant(struct job *job, const struct insn *insn)
+{
+    struct emit *e = job->e;
+    uint64_t value =
+        job->block->rip - job->block->offset + insn->next_offset + (uint64_t)(int64_t)insn->disp;
+    value &= insn->addr_mask;
+    unsigned reg = is_scratch(insn->reg) ? R10 : insn->reg;
+    if (insn->op_bytes == 2) { /* movw $, reg */
+        if (is_scratch(insn->reg))
+            emit_gs64(e, OP_LOAD, R10, GS_GPR(insn->reg));
+        emit8(e, 0x66);
+        if (reg >= 8)
+            emit8(e, 0x41);
+        emit8(e, 0xb8u | (reg & 7));
+        emit16(e, (uint16_t)value);
+    } else {
+        emit_mov_imm(e, reg, insn->op_bytes == 4 ? (uint32_t)value : value);
+    }
+    if (is_scratch(insn->reg))
+        emit_gs64(e, OP_STORE, R10, GS_GPR(insn->reg));
+}
+
+static void emit_memory(struct job *job, const struct insn *insn, unsigned i)
+{
+    struct emit *e = job->e;
+    enum insn_form form = insn->opcode->form;
+    bool write = insn->opcode->attr & ATTR_MEM_WRITE;
+    bool has_reg = form != FORM_RM && form != FORM_V_RM;
+    unsigned reg = has_reg ? insn->reg : insn->modrm >> 3 & 7u;
+    bool scratch = has_reg && is_scratch(reg);
+    give_up_flags(job, job->live[i]);
+    emit_address(job, insn);
+    struct stub *slow = add_slow(job, emit_lookup(job, insn->mem_bytes, write), insn);
+    struct stub *unaligned = NULL;
+    if (insn->op == OP_CMPXCHG16B) {
+        emit_bytes(e, (const uint8_t[]){0x41, 0xf6, 0xc2, 15}, 4); /* test $15, %r10b */
+        unaligned = add_slow(job, emit_jcc(e, CONDITION_NE), insn);
+    }
+    need_flags(job, i);
+    if (scratch)
+        emit_gs64(e, OP_LOAD, R11, GS_GPR(reg));
+    emit_at_r10(e, insn, scratch ? R11 : reg);
+    if (scratch)
+        emit_gs64(e, OP_STORE, R11, GS_GPR(reg));
+    note_flags_written(job, i);
+    slow->resume = e->at;
+    if (unaligned)
+        unaligned->resume = e->at;
+}
+
+static void emit_push(struct job *job, const struct insn *insn, unsigned i)
+{
+    struct emit *e = job->e;
+    give_up_flags(job, job->live[i]);
+    emit_stack_address(e, -8);
+    struct stub *slow = add_slow(job, emit_lookup(job, 8, true), insn);
+    if (insn->op == OP_PUSH_IMM) { /* movq $, (%r10) */
+        emit_bytes(e, (const uint8_t[]){0x49, 0xc7, 0x02}, 3);
+        emit32(e, (uint32_t)insn->imm);
+    } else {
+        unsigned reg = is_scratch(insn->rm) ? R11 : insn->rm;
+        if (is_scratch(insn->rm))
+            emit_gs64(e, OP_LOAD, R11, GS_GPR(insn->rm));
+        emit8(e, rex_of(REX_W, reg, R10)); /* mov reg, (%r10) */
+        emit8(e, OP_STORE);
+        emit8(e, (reg & 7) << 3 | (R10 & 7));
+    }
+    emit_add_rsp(e, -8);
+    slow->resume = e->at;
+}
+
+/* mov (%r10), reg */
+static void emit_load_r10(struct emit *e, unsigned reg)
+{
+    emit8(e, rex_of(REX_W, reg, R10));
+    emit8(e, OP_LOAD);
+    emit8(e, (reg & 7) << 3 | (R10 & 7));
+}
+
+static void emit_pop(struct job *job, const struct insn *insn, unsigned i)
+{
+    struct emit *e = job->e;
+    unsigned reg = is_scratch(insn->rm) ? R11 : insn->rm;
+    give_up_flags(job, job->live[i]);
+    emit_mov(e, R10, CPU_RSP);
+    struct stub *slow = add_slow(job, emit_lookup(job, 8, false), insn);
+    emit_load_r10(e, reg);
+    if (is_scratch(insn->rm))
+        emit_gs64(e, OP_STORE, R11, GS_GPR(insn->rm));
+    emit_add_rsp(e, 8);
+    slow->resume = e->at;
+}
+
+static void emit_handler(struct job *job, const struct insn *insn)
+{
+    struct stub *slow = add_slow(job, emit_jmp(job->e), insn);
+    slow->resume = job->e->at;
+    job->host_valid = job->saved_valid = true;
+}
+
+/* --- branches --- */
+
+static bool in_page(const struct job *job, uint64_t rip)
+{
+    return (rip ^ job->block->rip) >> 12 == 0;
+}
+
+static uint64_t rip_behind(const struct job *job, const struct insn *insn)
+{
+    return job->block->rip - job->block->offset + insn->next_offset;
+}
+
+/* Does the code at rip, in this page, do without the flags that it is entered with? */
+static bool flags_dead_at(const struct job *job, uint64_t rip)
+{
+    const struct block *b = block_lookup(job->cpu, job->block->gpa + (rip - job->block->rip), rip);
+    return b && b->code && b->flags_in == 0 && !job->t->exact;
+}
+
+/* Flags must be in memory, whatever follows. */
+static void flags_to_memory(struct job *job)
+{
+    if (!job->saved_valid)
+        save_flags(job);
+}
+
+static void emit_through_table(struct job *job, uint64_t rip)
+{
+    struct emit *e = job->e;
+    flags_to_memory(job);
+    emit_mov_imm(e, R10, rip);
+    emit_jmp_gs(e, GS_CONTEXT(jumps) + 8 * (size_t)(uint16_t)rip);
+}
+
+/* Go on at a constant address. */
+static void emit_goto(struct job *job, uint64_t rip)
+{
+    if (!in_page(job, rip)) {
+        emit_through_table(job, rip);
+        return;
+    }
+    if (!job->host_valid && !flags_dead_at(job, rip))
+        restore_flags(job);
+    add_stub(job, STUB_LINK, emit_jmp(job->e))->rip = rip;
+}
+
+static void emit_jump_if(struct job *job, const struct insn *insn)
+{
+    uint64_t next = rip_behind(job, insn), target = next + insn->imm;
+    if (!job->host_valid)
+        restore_flags(job);
+    uint8_t *taken = emit_jcc(job->e, insn->opcode_byte & 15u);
+    bool saved = job->saved_valid;
+    emit_goto(job, next);
+    job->saved_valid = saved;
+    if (in_page(job, target)) {
+        add_stub(job, STUB_LINK, taken)->rip = target;
+    } else {
+        emit_lead(taken, job->e->at);
+        emit_through_table(job, target);
+    }
+}
+
+/* Go on at R10. Flags are in memory. */
+static void emit_indirect(struct job *job, const struct insn *insn)
+{
+    struct emit *e = job->e;
+    emit8(e, 0x65); /* movl $, %gs:indirect */
+    emit8(e, 0xc7);
+    emit_gs_operand(e, 0, GS(translated.indirect));
+    emit32(e, block_insn_offset(job->cpu, insn));
+    emit_bytes(e, (const uint8_t[]){0x45, 0x0f, 0xb7, 0xda}, 4);       /* movzwl %r10w, %r11d */
+    emit_bytes(e, (const uint8_t[]){0x65, 0x42, 0xff, 0x24, 0xdd}, 5); /* jmp *%gs:(,%r11,8) */
+    emit32(e, (uint32_t)GS_CONTEXT(jumps));
+}
+
+static void emit_ret(struct job *job, const struct insn *insn)
+{
+    struct emit *e = job->e;
+    flags_to_memory(job);
+    emit_mov(e, R10, CPU_RSP);
+    add_slow(job, emit_lookup(job, 8, false), insn);
+    emit_load_r10(e, R10);
+    emit_add_rsp(e, 8 + (int32_t)(insn->imm & 0xffff));
+    emit_indirect(job, insn);
+}
+
+/* The target of an indirect branch to R10. Flags are in memory. */
+static void emit_target(struct job *job, const struct insn *insn)
+{
+    if (!insn->is_mem) {
+        load_guest(job->e, R10, insn->rm);
+        return;
+    }
+    emit_address(job, insn);
+    add_slow(job, emit_lookup(job, 8, false), insn);
+    emit_load_r10(job->e, R10);
+}
+
+static void emit_jmp_ind(struct job *job, const struct insn *insn)
+{
+    flags_to_memory(job);
+    emit_target(job, insn);
+    emit_indirect(job, insn);
+}
+
+/* The return address to the stack. Flags are in memory; R10 and R11 are lost. */
+static void emit_push_return(struct job *job, const struct insn *insn)
+{
+    struct emit *e = job->e;
+    emit_stack_address(e, -8);
+    add_slow(job, emit_lookup(job, 8, true), insn);
+    emit_mov_imm(e, R11, rip_behind(job, insn));
+    emit_bytes(e, (const uint8_t[]){0x4d, 0x89, 0x1a}, 3); /* mov %r11, (%r10) */
+    emit_add_rsp(e, -8);
+}
+
+static void emit_call(struct job *job, const struct insn *insn, unsigned i)
+{
+    uint64_t target = rip_behind(job, insn) + insn->imm;
+    bool dead = in_page(job, target) && flags_dead_at(job, target);
+    give_up_flags(job, dead ? 0 : job->live[i]);
+    emit_push_return(job, insn);
+    emit_goto(job, target);
+}
+
+static void emit_call_ind(struct job *job, const struct insn *insn)
+{
+    struct emit *e = job->e;
+    flags_to_memory(job);
+    if (insn->is_mem) {
+        emit_target(job, insn);
+        emit_gs64(e, OP_STORE, R10, GS(translated.target));
+        emit_push_return(job, insn);
+        emit_gs64(e, OP_LOAD, R10, GS(translated.target));
+    } else {
+        emit_push_return(job, insn);
+        load_guest(e, R10, insn->rm);
+    }
+    emit_indirect(job, insn);
+}
+
+/* --- events --- */
+
+static bool needs_poll(const struct job *job)
+{
+    const struct insn *last = &job->block->insns[job->block->count - 1];
+    uint64_t next = rip_behind(job, last), target = next + last->imm;
+    switch (job->way[job->block->count - 1]) {
+    case WAY_JMP:
+    case WAY_CALL:
+        return target < next || !in_page(job, target);
+    case WAY_JCC:
+        return target < next || !in_page(job, target) || !in_page(job, next);
+    case WAY_END:
+        return !in_page(job, next);
+    case WAY_HANDLER:
+        return false;
+    default:
+        return true;
+    }
+}
+
+/* Before which instruction: the last one where no flag is lost by it. */
+static unsigned poll_place(const struct job *job)
+{
+    unsigned last = job->block->count - 1;
+    if (job->way[last] != WAY_JCC && job->way[last] != WAY_END && job->way[last] != WAY_JMP)
+        return last; /* flags go to memory there anyway */
+    for (unsigned i = last + 1; i-- > 0;) {
+        if (job->live[i] == 0)
+            return i;
+    }
+    return 0;
+}
+
+static void emit_poll(struct job *job, unsigned i)
+{
+    struct emit *e = job->e;
+    const struct insn *insn = &job->block->insns[i];
+    give_up_flags(job, job->live[i]);
+    emit8(e, 0x65); /* cmpl $0, %gs:attention */
+    emit8(e, 0x83);
+    emit_gs_operand(e, 7, GS(translated.attention));
+    emit8(e, 0);
+    struct stub *stub = add_stub(job, STUB_EXIT, emit_jcc(e, CONDITION_NE));
+    stub->rip = rip_behind(job, insn) - insn->len;
+}
+
+/* --- the block --- */
+
+static void emit_insn(struct job *job, unsigned i)
+{
+    const struct insn *insn = &job->block->insns[i];
+    switch ((enum way)job->way[i]) {
+    case WAY_HANDLER:
+        emit_handler(job, insn);
+        break;
+    case WAY_COPY:
+        emit_copy(job, insn, i);
+        break;
+    case WAY_LEA:
+        emit_lea_constant(job, insn);
+        break;
+    case WAY_NOTHING:
+        break;
+    case WAY_MEMORY:
+        emit_memory(job, insn, i);
+        break;
+    case WAY_PUSH:
+        emit_push(job, insn, i);
+        break;
+    case WAY_POP:
+        emit_pop(job, insn, i);
+        break;
+    case WAY_JMP:
+        emit_goto(job, rip_behind(job, insn) + insn->imm);
+        break;
+    case WAY_JCC:
+        emit_jump_if(job, insn);
+        break;
+    case WAY_CALL:
+        emit_call(job, insn, i);
+        break;
+    case WAY_RET:
+        emit_ret(job, insn);
+        break;
+    case WAY_JMP_IND:
+        emit_jmp_ind(job, insn);
+        break;
+    case WAY_CALL_IND:
+        emit_call_ind(job, insn);
+        break;
+    case WAY_END:
+        emit_goto(job, rip_behind(job, insn));
+        break;
+    }
+}
+
+/* Flags are in memory where it is reached. */
+static void emit_indirect_entry(struct job *job)
+{
+    struct emit *e = job->e;
+    job->host_valid = false;
+    job->saved_valid = true;
+    emit_mov_imm(e, R11, job->block->rip);
+    emit_bytes(e, (const uint8_t[]){0x4d, 0x39, 0xda}, 3); /* cmp %r11, %r10 */
+    add_stub(job, STUB_EXIT, emit_jcc(e, CONDITION_NE));
+    if (job->live[0])
+        restore_flags(job);
+}
+
+bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit *e)
+{
+    struct job job = {.cpu = cpu, .t = cpu->blocks->translator, .block = block, .e = e};
+    uint8_t *start = e->at;
+    analyse(&job);
+    if (job.way[0] == WAY_HANDLER)
+        return false;
+    emit_indirect_entry(&job);
+    uint8_t *entry = e->at;
+    job.host_valid = true;
+    job.saved_valid = false;
+    bool poll = needs_poll(&job);
+    unsigned place = poll_place(&job);
+    for (unsigned i = 0; i < block->count; i++) {
+        if (poll && i == place)
+            emit_poll(&job, i);
+        emit_insn(&job, i);
+    }
+    if (e->at < entry + 5) /* room for a jump */
+        emit_bytes(e, (const uint8_t[]){0x90, 0x90, 0x90, 0x90, 0x90}, 5);
+    /* The first one, that of the indirect entry, has R10 already. */
+    emit_lead(job.stubs[0].from, e->at);
+    emit_jmp_gs(e, GS(translated.exit_saved));
+    for (unsigned i = 1; i < job.stub_count; i++)
+        emit_stub(&job, &job.stubs[i]);
+    block->stale = e->at;
+    emit_mov_imm(e, R10, block->rip);
+    emit_jmp_gs(e, GS(translated.exit_host));
+    block->code = translate_executable(job.t, entry);
+    block->indirect = translate_executable(job.t, start);
+    return true;
+}
