@@ -25,6 +25,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/units.h"
+#include "engine/soft/translate.h"
 #include "engine/soft/vm.h"
 #include "mem/mem.h"
 
@@ -669,7 +670,20 @@ static void run_two(struct guest *g, enum start start, unsigned wild)
 
 static const uint8_t rom_byte = 0x90;
 
-static struct guest *guest_new(uint64_t seed, unsigned vcpus)
+/* data[3]: which tier, and which of the translator's modes. Most code runs a few times only. */
+static void configure_translator(struct engine_vcpu *vcpu, uint8_t byte)
+{
+    const struct translate_options options = {
+        .off = (byte & 7) == 0,
+        .exact = byte & 8,
+        .slow = (byte & 0x70) == 0x10,
+        .runs = 1 + (byte >> 7) * 3u,
+        .flush_every = (byte & 0x70) == 0x20 ? 5 : 0,
+    };
+    translate_configure(soft_cpu_of(vcpu), &options);
+}
+
+static struct guest *guest_new(uint64_t seed, unsigned vcpus, uint8_t translate)
 {
     static struct guest guest;
     struct engine_vm_config config = {
@@ -686,6 +700,8 @@ static struct guest *guest_new(uint64_t seed, unsigned vcpus)
         check(engine_soft.map(guest.vm, i, mem_region_at(guest.mem, i), &err) == 0);
     for (unsigned i = 0; i < vcpus; i++)
         check(engine_soft.vcpu_new(guest.vm, i, &guest.cpus[i], &err) == 0);
+    for (unsigned i = 0; i < vcpus; i++)
+        configure_translator(guest.cpus[i], translate);
     guest.ram = mem_region_at(guest.mem, 0)->host;
     return &guest;
 }
@@ -711,7 +727,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     enum start start = data[0] % START_COUNT;
     unsigned wild = data[1], vcpus = wild & WILD_TWO ? 2 : 1;
     memcpy(&seed, data + 4, sizeof(seed));
-    struct guest *g = guest_new(seed, vcpus);
+    struct guest *g = guest_new(seed, vcpus, data[3]);
     make_gdt(g, is_long(start));
     make_idt(g, is_long(start));
     make_tss(g, is_long(start));

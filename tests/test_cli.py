@@ -70,6 +70,8 @@ BAD = [
     (KERNEL + " --append", USAGE, r"append"),
     (KERNEL + " --engine sfot", (ERROR, USAGE), r"sfot.*'soft'"),
     (KERNEL + " --engine kvm,clock=virtual", (ERROR, USAGE), r"virtual clock"),
+    (KERNEL + " --engine kvm,translate=off", (ERROR, USAGE), r"'translate'"),
+    (KERNEL + " --engine soft,translate=of", (ERROR, USAGE), r"'of'.*off"),
     (KERNEL + " --serial nonsense", (ERROR, USAGE), r"nonsense"),
     (KERNEL + " --serial stdio --serial stdio", (ERROR, USAGE), r"stdio"),
     (KERNEL + " --console file:/no/such/folder/x", ERROR, r"/no/such/folder/x"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What only the soft engine has: how `--engine auto` comes to it, its virtual clock and CPU models."""
 
+import hashlib
 import re
 
 import pytest
@@ -33,3 +34,30 @@ def test_virtual_clock_and_cpu_model(hull):
     flags = re.search("^flags.*", text, re.MULTILINE).group().split()
     assert "sse4_1" in flags and "popcnt" in flags
     assert "sse4_2" not in flags and "avx" not in flags
+
+
+@pytest.mark.parametrize("how", ["off", "exact", "slow", "flush"])
+def test_translator_modes(hull, how):
+    """The first tier alone, and the translator's modes that make every rare path a frequent one."""
+    command = hull.command("echo sum=$(seq 1 20000 | md5sum)", net="none", memory="256M")
+    command = command.replace("--engine soft", f"--engine soft,translate={how}")
+    text = hull.host.run(command, timeout=240).check(POWEROFF).out
+    assert "sum=" + hashlib.md5("".join(f"{n}\n" for n in range(1, 20001)).encode()).hexdigest() in text
+
+
+def test_changed_code(hull):
+    """Kprobes patch code that runs often, again and again."""
+    command = hull.command("""
+        cd /sys/kernel/tracing 2>/dev/null || mount -t tracefs none /sys/kernel/tracing
+        cd /sys/kernel/tracing
+        for round in 1 2 3 4 5; do
+            echo 'p:hull do_sys_openat2' >kprobe_events
+            echo 1 >events/kprobes/hull/enable
+            cat /proc/version >/dev/null
+            echo 0 >events/kprobes/hull/enable
+            echo >kprobe_events
+        done
+        echo hits=$(grep -c 'hull:' trace)
+        """, net="none")
+    text = hull.host.run(command, timeout=240).check(POWEROFF).out
+    assert int(re.search(r"hits=(\d+)", text).group(1)) >= 5

@@ -37,12 +37,22 @@ struct engine_upcalls {
     void (*mmio_write)(void *ctx, gpa_t gpa, unsigned size, const void *data);
 };
 
+/* How the soft engine uses its translator; the last three are for tests. */
+enum engine_translate {
+    ENGINE_TRANSLATE_ON,
+    ENGINE_TRANSLATE_OFF,
+    ENGINE_TRANSLATE_EXACT, /* flags that no instruction can see are right at exceptions as well */
+    ENGINE_TRANSLATE_SLOW,  /* every access to memory takes the slow path */
+    ENGINE_TRANSLATE_FLUSH, /* blocks are translated at once, and all forgotten again and again */
+};
+
 struct engine_vm_config {
     unsigned vcpu_count;
     const struct engine_upcalls *upcalls;
     void *upcall_ctx;
     const char *cpu_model; /* NULL: the engine's best; the string stays */
     bool virtual_clock;    /* time advances with instructions: soft only */
+    unsigned translate;    /* enum engine_translate */
 };
 
 enum engine_exit_kind {

@@ -73,10 +73,11 @@ enum config_action {
 };
 
 struct vm_config {
-    char *name;     /* NULL: "hull-<pid>" */
-    char *engine;   /* "auto", "kvm", "soft" */
-    unsigned clock; /* enum config_clock */
-    char *cpu;      /* model; NULL: the engine's best */
+    char *name;         /* NULL: "hull-<pid>" */
+    char *engine;       /* "auto", "kvm", "soft" */
+    unsigned clock;     /* enum config_clock */
+    unsigned translate; /* enum engine_translate */
+    char *cpu;          /* model; NULL: the engine's best */
     unsigned cpus;
 
     uint64_t memory_bytes;

@@ -2,6 +2,7 @@
 #include "vm/config.h"
 
 static const char *const clock_names[] = {"host", "virtual", NULL};
+static const char *const translate_names[] = {"on", "off", "exact", "slow", "flush", NULL};
 static const char *const boot_names[] = {"auto", "bzimage", "pvh", "multiboot", "multiboot2", NULL};
 static const char *const cache_names[] = {"auto", "direct", "writeback", NULL};
 static const char *const net_names[] = {"user", "tap", NULL};
@@ -14,6 +15,7 @@ static const char *const panic_names[] = {"exit", "restart", "continue", NULL};
 static const struct config_field engine_fields[] = {
     {FIELD(struct vm_config, "name", CONFIG_STRING, engine)},
     {FIELD(struct vm_config,         "clock", CONFIG_ENUM, clock), .names = clock_names},
+    {FIELD(struct vm_config, "translate", CONFIG_ENUM, translate), .names = translate_names},
     {0                     },
 };
 
@@ -67,7 +69,7 @@ const struct config_field config_options[] = {
      .kind = CONFIG_GROUP,
      .offset = 0,
      .sub = engine_fields,
-     .value = "auto|kvm|soft[,clock=virtual]",
+     .value = "auto|kvm|soft[,clock=virtual][,translate=off]",
      .help = "what runs the vCPUs (default: auto, by measurement)"},
     {OPTION("cpu",                                              CONFIG_STRING, cpu), .value = "host|x86-64-v2|x86-64-v3[,+FEATURE][,-FEATURE]",
      .help = "processor of the soft engine (default: host)"},

@@ -365,6 +365,10 @@ static int find_engine(const struct vm_config *config, const struct engine_ops *
         return err_set(err, EINVAL,
                        "--engine kvm has no virtual clock: that is --engine "
                        "soft,clock=virtual");
+    if (*ops == &engine_kvm && config->translate != ENGINE_TRANSLATE_ON)
+        return err_set(
+            err, EINVAL,
+            "--engine kvm translates nothing: 'translate' is an option of --engine soft");
     if (*ops == &engine_kvm && config->cpu && strcmp(config->cpu, "host") != 0)
         return err_set(
             err, EINVAL,
@@ -382,6 +386,7 @@ static int open_engine(struct vm *vm, struct err *err)
         .upcall_ctx = vm->bus,
         .cpu_model = vm->config->cpu,
         .virtual_clock = vm->config->clock == CONFIG_CLOCK_VIRTUAL,
+        .translate = vm->config->translate,
     };
     return vm->ops->vm_new(&vm->engine, &config, err);
 }
@@ -501,12 +506,14 @@ static int vm_make(struct vm **out, const struct vm_config *config, const struct
  * when there is a machine: of bad input there is one line, the error. */
 static int vm_new_auto(struct vm **vm, const struct vm_config *config, struct err *err)
 {
-    bool only_soft =
-        config->clock == CONFIG_CLOCK_VIRTUAL || (config->cpu && strcmp(config->cpu, "host") != 0);
+    bool only_soft = config->clock == CONFIG_CLOCK_VIRTUAL ||
+                     config->translate != ENGINE_TRANSLATE_ON ||
+                     (config->cpu && strcmp(config->cpu, "host") != 0);
     bool passed_over = false;
 
     if (only_soft) {
-        log_info("vm", "engine soft: a virtual clock and processor models are its alone");
+        log_info("vm",
+                 "engine soft: a virtual clock, processor models and a translator are its alone");
         return vm_make(vm, config, &engine_soft, NULL, err);
     }
     int ret = vm_make(vm, config, &engine_kvm, &passed_over, err);

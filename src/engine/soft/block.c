@@ -276,6 +276,23 @@ struct block *block_lookup(struct soft_cpu *cpu, uint64_t gpa, uint64_t rip)
     return lookup(cpu, gpa, rip, mode_of(cpu));
 }
 
+struct block *block_of_insn(struct soft_cpu *cpu, const struct insn *insn)
+{
+    forget(cpu);
+    struct block *b = (struct block *)(void *)cpu->blocks->arena;
+    *b = (struct block){.rip = cpu->rip,
+                        .count = 1,
+                        .offset = (uint16_t)(cpu->rip & PAGE_MASK),
+                        .current = {&no_page}};
+    b->insns[0] = *insn;
+    b->insns[0].place = 0;
+    b->insns[0].next_offset = (uint16_t)(b->offset + insn->len);
+    exec_bind(cpu, &b->insns[0]);
+    if (!ends_block(insn))
+        append_end(b, b->insns[0].next_offset);
+    return b;
+}
+
 uint32_t block_insn_offset(const struct soft_cpu *cpu, const struct insn *insn)
 {
     return (uint32_t)((const uint8_t *)insn - cpu->blocks->arena);

@@ -31,6 +31,8 @@ struct block {
     uint8_t *stale;             /* where the entry leads when the page has changed */
     struct block *same_page;    /* in the translator's list */
     uint32_t runs;              /* in the first tier; or TRANSLATE_NEVER */
+    uint8_t last_vector;        /* the last instruction that is run on the vector registers */
+    bool avx;                   /* and one of them is of AVX */
     uint16_t flags_in;          /* arithmetic flags that it reads before it writes them */
     struct insn insns[];
 };
@@ -74,6 +76,10 @@ struct block *block_find(struct soft_cpu *cpu);
 
 /* The block at a guest-physical address that is mapped at rip, if there is one and it is fresh. */
 struct block *block_lookup(struct soft_cpu *cpu, uint64_t gpa, uint64_t rip);
+
+/* A block of one instruction that is in no memory, at cpu->rip: for tests. Nothing finds it.
+ * Forgets all others. */
+struct block *block_of_insn(struct soft_cpu *cpu, const struct insn *insn);
 
 /* An instruction's place in the memory of all blocks, and back. */
 uint32_t block_insn_offset(const struct soft_cpu *cpu, const struct insn *insn);

@@ -290,13 +290,18 @@ struct soft_cpu {
     /* Translated code's, which finds this struct at %gs:0. translate.c */
     struct soft_translated {
         struct soft_cpu *self;
-        const uint8_t *gs;  /* what the base of GS is now; NULL: something else */
-        uint64_t host_rsp;  /* of translate_enter() while the guest's RSP is in RSP */
-        uint64_t resume;    /* where translated code goes on */
-        uint64_t target;    /* of an indirect call while its return address is stored */
-        const void *miss;   /* what jumps to nowhere find */
+        const uint8_t *gs; /* what the base of GS is now; NULL: something else */
+        uint64_t host_rsp; /* of translate_enter() while the guest's RSP is in RSP */
+        uint64_t resume;   /* where translated code goes on */
+        uint64_t target;   /* of an indirect call while its return address is stored */
+        const void *miss;  /* what jumps to nowhere find */
         /* Code between translated code and C, in translate.c. */
         uintptr_t exit_host, exit_saved, exit_link, slow_host, slow_saved;
+        uintptr_t
+            store_vectors; /* functions: the vector registers to soft_cpu.fpu, and the host's */
+        uintptr_t load_vectors; /* MXCSR; and back */
+        uint32_t host_mxcsr;
+        uint8_t vectors;    /* enum vectors: the vector registers hold the guest's state */
         uint32_t attention; /* atomic: events may be pending; translated code leaves */
         uint32_t indirect;  /* the last indirect branch: offset of its insn in the arena */
         uint16_t flags;     /* the guest's arithmetic flags: AH and AL of LAHF and SETO */

@@ -453,13 +453,13 @@ static void run_careful(struct soft_cpu *cpu)
 static bool may_translate(struct soft_cpu *cpu, struct block *block)
 {
     if (!block->code) {
-        if (block->runs == TRANSLATE_NEVER || ++block->runs < TRANSLATE_RUNS)
+        if (block->runs == TRANSLATE_NEVER)
             return false;
+        block->runs++;
         if (!translate_block(cpu, block) || !block->code)
             return false;
     }
-    return cpu->tlb->context && !cpu->stop_block && !(cpu->rflags & RFLAGS_RF) &&
-           !chip_clock_is_virtual(cpu->vm->clock);
+    return cpu->tlb->context && !cpu->stop_block && !(cpu->rflags & RFLAGS_RF);
 }
 
 static void run_instructions(struct soft_cpu *cpu)

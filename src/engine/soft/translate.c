@@ -23,6 +23,7 @@
 #include "base/err.h"
 #include "base/units.h"
 #include "engine/soft/exec_int.h"
+#include "engine/soft/exec_vec.h"
 #include "engine/soft/mmu_internal.h"
 
 #define CODE_BYTES      (16 * MIB)
@@ -33,8 +34,9 @@
 
 /* What translate_step() says. */
 enum step {
-    STEP_ON,    /* with the instruction after it */
-    STEP_LEAVE, /* RIP is set */
+    STEP_ON,      /* with the instruction after it */
+    STEP_LEAVE,   /* RIP is set */
+    STEP_VECTORS, /* go on with the vector registers loaded */
 };
 
 /* --- the border --- */
@@ -85,10 +87,16 @@ enum step {
     "movq %%gs:%c[gpr]+120, %%r15\n\t"                                                             \
     "jmpq *%%gs:%c[resume]\n\t"
 
+/* On the host's stack: the guest's vector registers, if they are there, to memory. */
+#define STORE_VECTORS                                                                              \
+    "cmpb $0, %%gs:%c[vectors]\n\t"                                                                \
+    "je 7f\n\t"                                                                                    \
+    "callq *%%gs:%c[store_vectors]\n\t"                                                            \
+    "7:\n\t"
+
 /* Back in translate_enter()'s caller, which gets RAX. */
 #define RETURN                                                                                     \
-    "movq %%gs:%c[host_rsp], %%rsp\n\t"                                                            \
-    "addq $8, %%rsp\n\t"                                                                           \
+    "movq %%gs:%c[host_rsp], %%rsp\n\t" STORE_VECTORS "addq $8, %%rsp\n\t"                         \
     "popq %%r15\n\t"                                                                               \
     "popq %%r14\n\t"                                                                               \
     "popq %%r13\n\t"                                                                               \
@@ -100,7 +108,68 @@ enum step {
 #define FIELDS                                                                                     \
     [gpr] "i"(GS(gpr)), [flags] "i"(GS(translated.flags)), [resume] "i"(GS(translated.resume)),    \
         [host_rsp] "i"(GS(translated.host_rsp)), [self] "i"(GS(translated.self)),                  \
-        [rip] "i"(GS(rip))
+        [rip] "i"(GS(rip)), [vectors] "i"(GS(translated.vectors)),                                 \
+        [store_vectors] "i"(GS(translated.store_vectors)),                                         \
+        [load_vectors] "i"(GS(translated.load_vectors)), [xmm] "i"(GS(fpu.xmm)),                   \
+        [ymm_hi] "i"(GS(fpu.ymm_hi)), [mxcsr] "i"(GS(fpu.x87) + X87_MXCSR),                        \
+        [host_mxcsr] "i"(GS(translated.host_mxcsr))
+
+/* The guest's registers but for the vector ones are in memory: do as translate_step() says. */
+#define STEP                                                                                       \
+    "movq %%gs:%c[host_rsp], %%rsp\n\t"                                                            \
+    "movzbl %%gs:%c[vectors], %%edx\n\t" STORE_VECTORS "movq %%gs:%c[self], %%rdi\n\t"             \
+    "movl %%r10d, %%esi\n\t"                                                                       \
+    "call translate_step\n\t"                                                                      \
+    "cmpl $1, %%eax\n\t"                                                                           \
+    "jb 1f\n\t"                                                                                    \
+    "je 2f\n\t"                                                                                    \
+    "callq *%%gs:%c[load_vectors]\n\t"                                                             \
+    "1:\n\t" LOAD_STATE_AND_GO "2:\n\t"                                                            \
+    "xorl %%eax, %%eax\n\t" RETURN
+
+/* A macro for each of the registers. */
+#define SIXTEEN(M)                                                                                 \
+    M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12) M(13) M(14) M(15)
+
+#define STORE_SSE(n) "movups %%xmm" #n ", %%gs:%c[xmm]+16*" #n "\n\t"
+#define LOAD_SSE(n)  "movups %%gs:%c[xmm]+16*" #n ", %%xmm" #n "\n\t"
+#define STORE_AVX(n)                                                                               \
+    "vmovups %%xmm" #n ", %%gs:%c[xmm]+16*" #n "\n\t"                                              \
+    "vextractf128 $1, %%ymm" #n ", %%gs:%c[ymm_hi]+16*" #n "\n\t"
+#define LOAD_AVX(n)                                                                                \
+    "vmovups %%gs:%c[xmm]+16*" #n ", %%xmm" #n "\n\t"                                              \
+    "vinsertf128 $1, %%gs:%c[ymm_hi]+16*" #n ", %%ymm" #n ", %%ymm" #n "\n\t"
+#define TO_HOST_MXCSR                                                                              \
+    "stmxcsr %%gs:%c[mxcsr]\n\t"                                                                   \
+    "ldmxcsr %%gs:%c[host_mxcsr]\n\t"                                                              \
+    "movb $0, %%gs:%c[vectors]\n\t"                                                                \
+    "retq\n\t"
+
+NAKED static void store_sse(void)
+{
+    __asm__ volatile(SIXTEEN(STORE_SSE) TO_HOST_MXCSR : : FIELDS);
+}
+
+NAKED static void store_avx(void)
+{
+    __asm__ volatile(SIXTEEN(STORE_AVX) "vzeroupper\n\t" TO_HOST_MXCSR : : FIELDS);
+}
+
+NAKED static void load_sse(void)
+{
+    __asm__ volatile(SIXTEEN(LOAD_SSE) "ldmxcsr %%gs:%c[mxcsr]\n\t"
+                                       "retq\n\t"
+                     :
+                     : FIELDS);
+}
+
+NAKED static void load_avx(void)
+{
+    __asm__ volatile(SIXTEEN(LOAD_AVX) "ldmxcsr %%gs:%c[mxcsr]\n\t"
+                                       "retq\n\t"
+                     :
+                     : FIELDS);
+}
 
 /* Run the code at translated.resume; returns when it leaves: 0, or the place of the displacement of
  * a jump that could lead on. */
@@ -150,28 +219,14 @@ NAKED static void thunk_exit_link(void)
 NAKED static void thunk_slow_saved(void)
 {
     __asm__ volatile("movq %%r11, %%gs:%c[resume]\n\t"
-                     "movq %%rax, %%gs:%c[gpr]\n\t" SAVE_REGISTERS
-                     "movq %%gs:%c[host_rsp], %%rsp\n\t"
-                     "movq %%gs:%c[self], %%rdi\n\t"
-                     "movl %%r10d, %%esi\n\t"
-                     "call translate_step\n\t"
-                     "testl %%eax, %%eax\n\t"
-                     "jnz 1f\n\t" LOAD_STATE_AND_GO "1:\n\t"
-                     "xorl %%eax, %%eax\n\t" RETURN
+                     "movq %%rax, %%gs:%c[gpr]\n\t" SAVE_REGISTERS STEP
                      :
                      : FIELDS);
 }
 
 NAKED static void thunk_slow_host(void)
 {
-    __asm__ volatile("movq %%r11, %%gs:%c[resume]\n\t" SAVE_FLAGS_AND_RAX SAVE_REGISTERS
-                     "movq %%gs:%c[host_rsp], %%rsp\n\t"
-                     "movq %%gs:%c[self], %%rdi\n\t"
-                     "movl %%r10d, %%esi\n\t"
-                     "call translate_step\n\t"
-                     "testl %%eax, %%eax\n\t"
-                     "jnz 1f\n\t" LOAD_STATE_AND_GO "1:\n\t"
-                     "xorl %%eax, %%eax\n\t" RETURN
+    __asm__ volatile("movq %%r11, %%gs:%c[resume]\n\t" SAVE_FLAGS_AND_RAX SAVE_REGISTERS STEP
                      :
                      : FIELDS);
 }
@@ -197,28 +252,86 @@ static bool ends_block(const struct insn *insn)
            insn->op == OP_FALL_THROUGH;
 }
 
-/* Called by the thunks above. */
-__attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint32_t offset)
+/*
+ * With a virtual clock translated code counts a block's instructions when it begins. While a
+ * handler runs, which may leave it, they are counted as in the first tier: those of blocks that are
+ * done.
+ */
+static void uncount(struct soft_cpu *cpu, const struct block *block)
 {
-    const struct insn *insn = block_insn_at(cpu, offset);
-    const struct block *block = translate_block_of(insn);
-    const struct soft_context *context = cpu->tlb->context;
-    flags_from_code(cpu);
-    cpu->blocks->translator->stats.steps++;
+    if (cpu->blocks->translator->count)
+        cpu->instructions -= translate_count_of(block);
+}
+
+static void count(struct soft_cpu *cpu, unsigned done)
+{
+    if (cpu->blocks->translator->count)
+        cpu->instructions += done;
+}
+
+/*
+ * What vector instructions may run on the host's registers: where their gates are open (exec_vec.h)
+ * and the guest has all exceptions of arithmetic masked. Else they are for their handlers.
+ */
+static unsigned vectors_allowed(const struct soft_cpu *cpu)
+{
+    if (cpu->cr0 & (CR0_EM | CR0_TS) || !(cpu->cr4 & CR4_OSFXSR) ||
+        (fpu_mxcsr(cpu) & MXCSR_MASKS) != MXCSR_MASKS)
+        return 0;
+    bool avx = cpu->cr4 & CR4_OSXSAVE && (cpu->xcr0 & XCR0_YMM) == XCR0_YMM;
+    return VECTORS_SSE | (avx ? VECTORS_AVX : 0);
+}
+
+static enum step take_vectors(struct soft_cpu *cpu)
+{
+    static const uint8_t zero[sizeof(cpu->fpu.ymm_hi)];
+    bool wide = cpu->blocks->translator->avx && memcmp(cpu->fpu.ymm_hi, zero, sizeof(zero)) != 0;
+    cpu->translated.vectors = (uint8_t)vectors_allowed(cpu);
+    /* Upper halves are zero on the host here, as the calling convention has it. */
+    cpu->translated.load_vectors = wide ? (uintptr_t)load_avx : (uintptr_t)load_sse;
+    return STEP_VECTORS;
+}
+
+static void enter_block(struct soft_cpu *cpu, const struct block *block, const struct insn *insn)
+{
     cpu->rip = block->rip;
     cpu->rip_page = block->rip - block->offset;
     cpu->block_start = block->insns;
     cpu->insn = insn;
+}
+
+/* Called by STEP. had: soft_translated.vectors before they were stored. */
+__attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint32_t offset,
+                                                      unsigned had)
+{
+    const struct insn *insn = block_insn_at(cpu, offset & ~SLOW_VECTORS);
+    const struct block *block = translate_block_of(insn);
+    const struct soft_context *context = cpu->tlb->context;
+    bool wanted = offset & SLOW_VECTORS;
+    flags_from_code(cpu);
+    if (wanted) {
+        unsigned need = block->avx ? VECTORS_AVX : VECTORS_SSE;
+        if (vectors_allowed(cpu) & need)
+            return take_vectors(cpu);
+        /* Its handler does it, or raises; what follows looks again. */
+    }
+    cpu->blocks->translator->stats.steps++;
+    enter_block(cpu, block, insn);
+    uncount(cpu, block);
     insn->exec(cpu, insn);
     cpu->insn = NULL;
     if (!ends_block(insn)) {
-        bool leave = cpu->stop_block || cpu->tlb->context != context;
+        bool more = insn->place < block->last_vector;
+        bool leave = cpu->stop_block || cpu->tlb->context != context || wanted ||
+                     (had && more && (vectors_allowed(cpu) & had) != had);
         if (leave && !cpu->rip_set)
             cpu->rip = soft_next_rip(cpu, insn);
         cpu->stop_block = cpu->rip_set = false;
+        count(cpu, leave ? insn->place + 1u : translate_count_of(block));
         flags_to_code(cpu);
-        return leave ? STEP_LEAVE : STEP_ON;
+        return leave ? STEP_LEAVE : had && more ? take_vectors(cpu) : STEP_ON;
     }
+    count(cpu, translate_count_of(block));
     cpu->stop_block = cpu->rip_set = false;
     flags_to_code(cpu);
     return STEP_LEAVE;
@@ -245,10 +358,8 @@ static void undo_indirect(struct soft_cpu *cpu)
 {
     const struct insn *insn = block_insn_at(cpu, cpu->translated.indirect);
     const struct block *block = translate_block_of(insn);
-    cpu->rip = block->rip;
-    cpu->rip_page = block->rip - block->offset;
-    cpu->block_start = block->insns;
-    cpu->insn = insn;
+    enter_block(cpu, block, insn);
+    uncount(cpu, block);
     if (insn->op == OP_RET)
         cpu->gpr[CPU_RSP] -= 8 + (insn->imm & 0xffff);
     else if (insn->op == OP_CALL_IND)
@@ -333,6 +444,7 @@ void translate_flush(struct soft_cpu *cpu)
     memset(t->pages, 0, sizeof(t->pages));
     t->used = 0;
     t->left = false;
+    t->since_flush = 0;
     t->stats.flushes++;
     mmu_clear_jumps(cpu);
 }
@@ -342,9 +454,15 @@ void translate_flush(struct soft_cpu *cpu)
 bool translate_block(struct soft_cpu *cpu, struct block *block)
 {
     struct translator *t = cpu->blocks->translator;
-    if (!t || cpu->mode.code_bits != 64) {
+    if (!t || cpu->mode.code_bits != 64 || t->options.off) {
         block->runs = TRANSLATE_NEVER;
         return true;
+    }
+    if (block->runs < t->options.runs)
+        return true;
+    if (t->options.flush_every && t->since_flush++ >= t->options.flush_every) {
+        block_cache_flush(cpu);
+        return false;
     }
     if (t->used + TRANSLATE_BLOCK_BYTES > t->bytes) {
         block_cache_flush(cpu);
@@ -364,6 +482,22 @@ bool translate_block(struct soft_cpu *cpu, struct block *block)
     t->stats.blocks++;
     t->stats.code_bytes = t->used;
     return true;
+}
+
+void translate_configure(struct soft_cpu *cpu, const struct translate_options *options)
+{
+    struct translator *t = cpu->blocks->translator;
+    t->options = *options;
+    if (!t->options.runs)
+        t->options.runs = TRANSLATE_RUNS;
+    block_cache_flush(cpu);
+}
+
+bool translate_test_block(struct soft_cpu *cpu, struct block *block)
+{
+    struct translator *t = cpu->blocks->translator;
+    struct emit e = {t->writable};
+    return translate_emit_block(cpu, block, &e);
 }
 
 /* --- life --- */
@@ -406,7 +540,10 @@ int translate_init(struct soft_cpu *cpu, struct err *err)
         return code;
     }
     t->host = cpu->vm->model.features;
+    t->options.runs = TRANSLATE_RUNS;
+    t->count = cpu->vm->clock && chip_clock_is_virtual(cpu->vm->clock);
     t->bmi2 = __builtin_cpu_supports("bmi2");
+    t->avx = __builtin_cpu_supports("avx");
     struct soft_translated *x = &cpu->translated;
     x->self = cpu;
     x->exit_host = (uintptr_t)thunk_exit_host;
@@ -415,6 +552,8 @@ int translate_init(struct soft_cpu *cpu, struct err *err)
     x->slow_host = (uintptr_t)thunk_slow_host;
     x->slow_saved = (uintptr_t)thunk_slow_saved;
     x->miss = (const void *)x->exit_saved;
+    x->store_vectors = t->avx ? (uintptr_t)store_avx : (uintptr_t)store_sse;
+    x->host_mxcsr = MXCSR_INIT;
     cpu->blocks->translator = t;
     return 0;
 }

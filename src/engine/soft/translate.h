@@ -57,6 +57,21 @@ void translate_fini(struct soft_cpu *cpu);
  */
 bool translate_block(struct soft_cpu *cpu, struct block *block);
 
+/* How much, and what for. The modes make code that is slower and looks at itself: for tests. */
+struct translate_options {
+    bool off;             /* the first tier alone */
+    bool exact;           /* flags that no instruction can see are right at exceptions as well */
+    bool slow;            /* every access to memory by its handler */
+    unsigned runs;        /* 0: TRANSLATE_RUNS */
+    unsigned flush_every; /* forget all code after so many blocks; 0: when it is full */
+};
+
+void translate_configure(struct soft_cpu *cpu, const struct translate_options *options);
+
+/* For tests: a block of block_of_insn() is translated: false where its instruction is not for the
+ * translator. */
+bool translate_test_block(struct soft_cpu *cpu, struct block *block);
+
 /* Run translated code from block->code on, and what it goes on to, until an event or code that is
  * not translated. RIP is exact afterwards. Raises. */
 void translate_run(struct soft_cpu *cpu, struct block *block);

@@ -25,6 +25,7 @@ enum way {
     WAY_LEA,     /* RIP-relative LEA: a constant */
     WAY_NOTHING, /* no effect */
     WAY_MEMORY,  /* with its memory operand at (%r10) */
+    WAY_VECTOR,  /* either of the two, on the vector registers */
     WAY_PUSH,    /* register or immediate */
     WAY_POP,     /* register */
     WAY_JMP,
@@ -49,7 +50,9 @@ struct stub {
     uint8_t *from; /* displacement of the jump that leads here */
     const uint8_t *resume;
     const struct insn *insn;
+    bool vectors; /* of a slow path: the vector registers are wanted, not the instruction */
     uint64_t rip; /* of a link or exit: where it wants to go */
+    int uncount;  /* of an exit: instructions of the block that it has not done */
 };
 
 struct job {
@@ -60,6 +63,7 @@ struct job {
     uint8_t way[BLOCK_INSNS_MAX + 1];
     uint16_t live[BLOCK_INSNS_MAX + 2]; /* flags that matter before an instruction */
     struct insn_flags flags[BLOCK_INSNS_MAX + 1];
+    bool vectors;                 /* the vector registers are known to be the guest's */
     bool host_valid, saved_valid; /* where the guest's flags are now */
     struct stub stubs[STUBS];
     unsigned stub_count;
@@ -282,6 +286,18 @@ static enum way way_of_memory(const struct insn *insn)
     return WAY_MEMORY;
 }
 
+/* Vector instructions whose operands are all described, and none of them an MMX register. */
+static bool is_vector(const struct insn *insn)
+{
+    uint32_t attr = insn->opcode->attr;
+    if (insn->op != OP_VEC && insn->op != OP_VEC_FLAGS && insn->op != OP_VEC_STR &&
+        insn->op != OP_VEC_ZERO)
+        return false;
+    if (attr & (ATTR_MMX | ATTR_MMX_REG | ATTR_MMX_RM | ATTR_X87 | ATTR_VSIB))
+        return false;
+    return !insn->is_mem || (insn->mem_bytes != 0 && attr & (ATTR_MEM_READ | ATTR_MEM_WRITE));
+}
+
 static enum way way_of(const struct job *job, const struct insn *insn)
 {
     bool near64 = insn->op_bytes == 8; /* branches and the stack */
@@ -311,6 +327,9 @@ static enum way way_of(const struct job *job, const struct insn *insn)
     default:
         break;
     }
+    if (insn->op >= OP_VEC_BASE && insn->op < OP_VEC_END)
+        return is_vector(insn) && job->t->host >> insn->opcode->feature & 1 ? WAY_VECTOR
+                                                                            : WAY_HANDLER;
     if (!is_plain(insn) ||
         (insn->opcode->feature != FEAT_BASE && !(job->t->host >> insn->opcode->feature & 1)))
         return WAY_HANDLER;
@@ -327,6 +346,8 @@ static void analyse(struct job *job)
 {
     unsigned count = job->block->count;
     job->live[count] = ARITH;
+    job->block->last_vector = 0;
+    job->block->avx = false;
     for (unsigned i = count; i-- > 0;) {
         const struct insn *insn = &job->block->insns[i];
         struct insn_flags f = {0};
@@ -339,8 +360,11 @@ static void analyse(struct job *job)
         f.written = (f.written | f.undefined) & ARITH;
         job->flags[i] = f;
         job->live[i] = (uint16_t)((job->live[i + 1] & ~f.written) | f.read);
-        if (job->t->exact)
+        if (job->t->options.exact)
             job->live[i] = ARITH;
+        if (job->way[i] == WAY_VECTOR && !job->block->last_vector)
+            job->block->last_vector = (uint8_t)i;
+        job->block->avx |= job->way[i] == WAY_VECTOR && insn->opcode->attr & ATTR_AVX;
     }
     job->block->flags_in = job->live[0];
 }
@@ -422,6 +446,17 @@ static struct stub *add_slow(struct job *job, uint8_t *from, const struct insn *
     return stub;
 }
 
+/* instructions += n, by a register. */
+static void emit_count(struct emit *e, unsigned reg, int n)
+{
+    emit_gs64(e, OP_LOAD, reg, GS(instructions));
+    emit8(e, rex_of(REX_W, reg, reg)); /* lea n(reg), reg */
+    emit8(e, 0x8d);
+    emit8(e, 0x80u | (reg & 7) << 3 | (reg & 7));
+    emit32(e, (uint32_t)n);
+    emit_gs64(e, OP_STORE, reg, GS(instructions));
+}
+
 static void emit_stub(struct job *job, struct stub *stub)
 {
     struct emit *e = job->e;
@@ -429,7 +464,8 @@ static void emit_stub(struct job *job, struct stub *stub)
         emit_lead(stub->from, e->at);
     switch ((enum stub_kind)stub->kind) {
     case STUB_SLOW:
-        emit_mov_imm(e, R10, block_insn_offset(job->cpu, stub->insn));
+        emit_mov_imm(e, R10,
+                     block_insn_offset(job->cpu, stub->insn) | (stub->vectors ? SLOW_VECTORS : 0));
         /* lea resume(%rip), %r11; without one it never comes back */
         emit8(e, 0x4c);
         emit8(e, 0x8d);
@@ -448,6 +484,8 @@ static void emit_stub(struct job *job, struct stub *stub)
         emit_jmp_gs(e, GS(translated.exit_link));
         break;
     case STUB_EXIT:
+        if (stub->uncount)
+            emit_count(e, R11, -stub->uncount);
         emit_mov_imm(e, R10, stub->rip);
         emit_jmp_gs(e, stub->saved ? GS(translated.exit_saved) : GS(translated.exit_host));
         break;
@@ -507,6 +545,8 @@ static void emit_address(struct job *job, const struct insn *insn)
 static uint8_t *emit_lookup(struct job *job, unsigned size, bool write)
 {
     struct emit *e = job->e;
+    if (job->t->options.slow)
+        return emit_jmp(e);
     if (job->t->bmi2) { /* rorx $7, %r10, %r11 */
         emit_bytes(e, (const uint8_t[]){0xc4, 0x43, 0xfb, 0xf0, 0xda, 7}, 6);
     } else {
@@ -544,6 +584,10 @@ static void emit_stack_address(struct emit *e, int32_t bytes)
 static bool uses(const struct insn *insn, unsigned reg)
 {
     enum insn_form form = insn->opcode->form;
+    uint32_t attr = insn->opcode->attr;
+    if (insn->op >= OP_VEC_BASE) /* most of its registers are others */
+        return (attr & ATTR_GPR_REG && insn->reg == reg) ||
+               (attr & ATTR_GPR_RM && !insn->is_mem && insn->rm == reg);
     bool reg_field = form == FORM_REG_RM || form == FORM_RM_REG || form == FORM_REG_V_RM ||
                      form == FORM_REG_RM_V || form == FORM_RM_V_REG;
     bool rm_field = form != FORM_NONE && form != FORM_ACC && !insn->is_mem;
@@ -598,13 +642,15 @@ static void emit_memory(struct job *job, const struct insn *insn, unsigned i)
     bool write = insn->opcode->attr & ATTR_MEM_WRITE;
     bool has_reg = form != FORM_RM && form != FORM_V_RM;
     unsigned reg = has_reg ? insn->reg : insn->modrm >> 3 & 7u;
-    bool scratch = has_reg && is_scratch(reg);
+    bool general = insn->op < OP_VEC_BASE || insn->opcode->attr & ATTR_GPR_REG;
+    bool scratch = has_reg && general && is_scratch(reg);
     give_up_flags(job, job->live[i]);
     emit_address(job, insn);
     struct stub *slow = add_slow(job, emit_lookup(job, insn->mem_bytes, write), insn);
     struct stub *unaligned = NULL;
-    if (insn->op == OP_CMPXCHG16B) {
-        emit_bytes(e, (const uint8_t[]){0x41, 0xf6, 0xc2, 15}, 4); /* test $15, %r10b */
+    if (insn->opcode->attr & ATTR_ALIGNED || insn->op == OP_CMPXCHG16B) {
+        emit_bytes(e, (const uint8_t[]){0x41, 0xf6, 0xc2}, 3); /* test $, %r10b */
+        emit8(e, insn->mem_bytes - 1u);
         unaligned = add_slow(job, emit_jcc(e, CONDITION_NE), insn);
     }
     need_flags(job, i);
@@ -617,6 +663,32 @@ static void emit_memory(struct job *job, const struct insn *insn, unsigned i)
     slow->resume = e->at;
     if (unaligned)
         unaligned->resume = e->at;
+}
+
+/* The vector registers must hold the guest's from here on: any slow path keeps it so. */
+static void need_vectors(struct job *job, const struct insn *insn, unsigned i)
+{
+    struct emit *e = job->e;
+    if (job->vectors)
+        return;
+    give_up_flags(job, job->live[i]);
+    emit8(e, 0x65); /* testb $, %gs:vectors */
+    emit8(e, 0xf6);
+    emit_gs_operand(e, 0, GS(translated.vectors));
+    emit8(e, job->block->avx ? VECTORS_AVX : VECTORS_SSE);
+    struct stub *stub = add_slow(job, emit_jcc(e, CONDITION_E), insn);
+    stub->vectors = true;
+    stub->resume = e->at;
+    job->vectors = true;
+}
+
+static void emit_vector(struct job *job, const struct insn *insn, unsigned i)
+{
+    need_vectors(job, insn, i);
+    if (insn->is_mem)
+        emit_memory(job, insn, i);
+    else
+        emit_copy(job, insn, i);
 }
 
 static void emit_push(struct job *job, const struct insn *insn, unsigned i)
@@ -685,7 +757,7 @@ static uint64_t rip_behind(const struct job *job, const struct insn *insn)
 static bool flags_dead_at(const struct job *job, uint64_t rip)
 {
     const struct block *b = block_lookup(job->cpu, job->block->gpa + (rip - job->block->rip), rip);
-    return b && b->code && b->flags_in == 0 && !job->t->exact;
+    return b && b->code && b->flags_in == 0 && !job->t->options.exact;
 }
 
 /* Flags must be in memory, whatever follows. */
@@ -856,6 +928,20 @@ static void emit_poll(struct job *job, unsigned i)
     emit8(e, 0);
     struct stub *stub = add_stub(job, STUB_EXIT, emit_jcc(e, CONDITION_NE));
     stub->rip = rip_behind(job, insn) - insn->len;
+    if (job->t->count)
+        stub->uncount = (int)(translate_count_of(job->block) - i);
+}
+
+/* With a virtual clock: leave where a timer may be due, as the run loop looks before each block;
+ * count the block. */
+static void emit_clock(struct job *job)
+{
+    struct emit *e = job->e;
+    give_up_flags(job, job->live[0]);
+    emit_gs64(e, OP_LOAD, R10, GS(instructions));
+    emit_gs64(e, 0x3b, R10, GS(clock_check)); /* cmp %gs:, %r10 */
+    add_stub(job, STUB_EXIT, emit_jcc(e, CONDITION_AE))->rip = job->block->rip;
+    emit_count(e, R10, (int)translate_count_of(job->block));
 }
 
 /* --- the block --- */
@@ -877,6 +963,9 @@ static void emit_insn(struct job *job, unsigned i)
         break;
     case WAY_MEMORY:
         emit_memory(job, insn, i);
+        break;
+    case WAY_VECTOR:
+        emit_vector(job, insn, i);
         break;
     case WAY_PUSH:
         emit_push(job, insn, i);
@@ -932,6 +1021,8 @@ bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit
     uint8_t *entry = e->at;
     job.host_valid = true;
     job.saved_valid = false;
+    if (job.t->count)
+        emit_clock(&job);
     bool poll = needs_poll(&job);
     unsigned place = poll_place(&job);
     for (unsigned i = 0; i < block->count; i++) {

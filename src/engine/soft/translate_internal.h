@@ -19,9 +19,11 @@ struct translator {
     struct block
         *pages[PAGE_LISTS]; /* blocks with code, by a hash of their page: block->same_page */
     insn_features host;     /* that the host's processor has: the others are not copied */
-    bool bmi2;
-    bool exact; /* flags are right at every exception */
-    bool left;  /* translated code has left for an address: the two below */
+    bool bmi2, avx;
+    bool count; /* instructions, for the virtual clock */
+    struct translate_options options;
+    unsigned since_flush; /* blocks */
+    bool left;            /* translated code has left for an address: the two below */
     uint64_t left_for;
     uint8_t *left_at; /* the displacement of a jump within the page, as it is run; or NULL */
     struct translate_stats stats;
@@ -31,6 +33,16 @@ static inline const uint8_t *translate_executable(const struct translator *t, co
 {
     return t->executable + (at - t->writable);
 }
+
+/* soft_translated.vectors: what instructions may run on the host's vector registers now. */
+enum vectors {
+    VECTORS_SSE = 1,
+    VECTORS_AVX = 2,
+};
+
+/* With an instruction's offset for the slow path: not the instruction, but the vector registers are
+ * wanted, of which offset says the instruction that is to be run on them. */
+#define SLOW_VECTORS 1u
 
 /* Offsets from %gs: */
 #define GS(field)         offsetof(struct soft_cpu, field)
@@ -42,6 +54,12 @@ static inline const uint8_t *translate_executable(const struct translator *t, co
  * instruction is one for a handler. translate_block.c
  */
 bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit *e);
+
+/* The instructions of a block, as the first tier counts them. */
+static inline unsigned translate_count_of(const struct block *block)
+{
+    return block->count - (block->insns[block->count - 1].op == OP_FALL_THROUGH);
+}
 
 /* The block that an instruction is in. */
 static inline struct block *translate_block_of(const struct insn *insn)

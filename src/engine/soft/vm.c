@@ -296,6 +296,19 @@ static int soft_vcpu_reset(struct engine_vcpu *vcpu, struct err *err)
     return 0;
 }
 
+static void configure_translator(struct soft_cpu *cpu)
+{
+    const enum engine_translate how = cpu->vm->config.translate;
+    const struct translate_options options = {
+        .off = how == ENGINE_TRANSLATE_OFF,
+        .exact = how == ENGINE_TRANSLATE_EXACT,
+        .slow = how == ENGINE_TRANSLATE_SLOW,
+        .runs = how == ENGINE_TRANSLATE_FLUSH ? 1 : 0,
+        .flush_every = how == ENGINE_TRANSLATE_FLUSH ? 300 : 0,
+    };
+    translate_configure(cpu, &options);
+}
+
 static int make_cpu(struct soft_cpu *cpu, struct err *err)
 {
     cpu->cpuid = malloc(sizeof(*cpu->cpuid));
@@ -306,7 +319,11 @@ static int make_cpu(struct soft_cpu *cpu, struct err *err)
     int code = mmu_init(cpu, err);
     if (code == 0)
         code = block_cache_init(cpu, err);
-    return code < 0 ? code : translate_init(cpu, err);
+    if (code == 0)
+        code = translate_init(cpu, err);
+    if (code == 0)
+        configure_translator(cpu);
+    return code;
 }
 
 static int soft_vcpu_new(struct engine_vm *evm, unsigned id, struct engine_vcpu **out,

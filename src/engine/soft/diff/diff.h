@@ -179,7 +179,8 @@ struct diff_insn {
     uint64_t target;  /* of a branch: an offset in CS */
     const struct diff_mode *mode;
     bool uses_fpu;
-    bool bound; /* insn.exec is set */
+    bool bound;          /* insn.exec is set */
+    bool not_translated; /* the translator leaves it to its handler */
 };
 
 /* An instruction of the row, to be executed at address: false where none could be made. decode: of
@@ -232,6 +233,7 @@ void diff_native_run(const struct diff_case *c, struct diff_result *result);
 uint8_t *diff_native_memory(void);
 
 struct diff_engine {
+    bool translate; /* 64-bit code that the translator knows is run by it */
     struct soft_vm vm;
     struct soft_cpu *cpu;
     uint8_t *memory; /* of the arena */

@@ -7,11 +7,14 @@
 #include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/err.h"
 #include "engine/soft/diff/diff.h"
 #include "engine/soft/exec.h"
 #include "engine/soft/mmu.h"
+#include "engine/soft/translate.h"
 #include "mem/mem.h"
 
 #define RAM_BYTES (1u << 20)
@@ -26,6 +29,10 @@
 #define CODE      0x00fb
 #define DATA      0x00f3
 #define DPL3_TSS  0x008b
+
+/* arch_prctl(2) */
+#define ARCH_SET_GS 0x1001
+#define ARCH_GET_GS 0x1004
 
 static void set_entry(uint8_t *ram, unsigned level, uint64_t la, uint64_t value)
 {
@@ -55,10 +62,9 @@ int diff_engine_init(struct diff_engine *e, struct err *err)
     const struct mem_options options = {0};
     struct mem *mem;
     memset(e, 0, sizeof(*e));
-    e->cpu = aligned_alloc(64, (sizeof(*e->cpu) + 63) / 64 * 64);
+    e->cpu = mmu_cpu_alloc();
     if (!e->cpu)
-        return err_errno(err, ENOMEM, "the engine's processor");
-    memset(e->cpu, 0, sizeof(*e->cpu));
+        return err_errno(err, errno, "the engine's processor");
     int code = mem_new(&mem, &options, err);
     if (code == 0)
         code = mem_add_ram(mem, "ram", GPA(0), RAM_BYTES, err);
@@ -78,8 +84,14 @@ int diff_engine_init(struct diff_engine *e, struct err *err)
     code = mmu_vm_map(&e->vm, 0, mem_region_at(mem, 0), err);
     if (code == 0)
         code = mmu_init(e->cpu, err);
+    if (code == 0)
+        code = block_cache_init(e->cpu, err);
+    if (code == 0)
+        code = translate_init(e->cpu, err);
     if (code < 0)
         return code;
+    const struct translate_options exact = {.exact = true};
+    translate_configure(e->cpu, &exact);
     cpus[0] = e->cpu;
     uint8_t *ram = mem_region_at(mem, 0)->host;
     e->memory = ram + ARENA_AT;
@@ -121,8 +133,29 @@ void diff_engine_set_mode(struct diff_engine *e, const struct diff_mode *mode)
     mmu_cr3_written(cpu, false);
 }
 
+/* The same by the second tier. False: it has no code for it. */
+static bool execute_translated(struct soft_cpu *cpu, struct diff_insn *d)
+{
+    uint8_t byte;
+    if (cpu->mode.code_bits != 64 || d->not_translated)
+        return false;
+    struct block *block = block_of_insn(cpu, &d->insn);
+    d->not_translated = !translate_test_block(cpu, block);
+    if (d->not_translated)
+        return false;
+    /* A context comes with the first access. */
+    if (!cpu->tlb->context)
+        mmu_read_bytes(cpu, DIFF_ARENA + strcspn(diff_page_kinds, "W") * DIFF_PAGE, &byte, 1);
+    if (!cpu->tlb->context) /* alignment is checked: only the first tier does */
+        return false;
+    /* The native side has its own base of GS; what is raised in between comes back with ours. */
+    cpu->translated.gs = NULL;
+    translate_run(cpu, block);
+    return true;
+}
+
 /* Run it to its end, though a repeated one may stop on the way. */
-static void execute(struct soft_cpu *cpu, const struct diff_insn *d)
+static void execute(struct soft_cpu *cpu, struct diff_insn *d)
 {
     const struct insn *insn = &d->insn;
     bool again;
@@ -146,7 +179,7 @@ void diff_engine_run(struct diff_engine *e, struct diff_insn *d, const struct di
         exec_bind(cpu, &d->insn);
         d->bound = true;
     }
-    cpu->events = 0;
+    cpu->events = cpu->translated.attention = 0;
     memcpy(cpu->gpr, c->start.gpr, sizeof(c->start.gpr));
     cpu->rip = cpu->rip_page = c->start.rip;
     cpu->rflags = c->start.rflags;
@@ -154,13 +187,19 @@ void diff_engine_run(struct diff_engine *e, struct diff_insn *d, const struct di
     if (d->uses_fpu)
         cpu->fpu = c->start.fpu;
     result->vector = -1;
+    static uint64_t gs; /* not in a register, which longjmp might put back */
+    if (e->translate)
+        syscall(SYS_arch_prctl, ARCH_GET_GS, &gs);
     if (setjmp(cpu->unwind) == 0) {
-        execute(cpu, d);
+        if (!e->translate || !execute_translated(cpu, d))
+            execute(cpu, d);
     } else {
         result->vector = cpu->exception.vector;
         result->error = cpu->exception.has_error ? cpu->exception.error : 0;
         result->address = cpu->exception.address;
     }
+    if (e->translate)
+        syscall(SYS_arch_prctl, ARCH_SET_GS, gs);
     memcpy(result->state.gpr, cpu->gpr, sizeof(result->state.gpr));
     result->state.rip = cpu->rip;
     result->state.rflags = cpu->rflags;

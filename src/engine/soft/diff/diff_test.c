@@ -5,10 +5,11 @@
  * Without arguments: a share with a fixed seed, as a unit test. For more:
  *
  *     diff_test [--group NAME[,NAME...]] [--row MNEMONIC] [--cases N] [--seed N] [--mode NAME]
- *               [--table FILE]
+ *               [--table FILE] [--tier 1|2]
  *
  * N cases for each group; --table writes for each row of the decoder's tables how many cases of it
- * there were and how many of them faulted (make diff-table).
+ * there were and how many of them faulted (make diff-table). --tier 2: by the translator alone,
+ * where it knows the instruction; without it both tiers in turn.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -30,6 +31,7 @@ struct options {
     uint64_t cases, seed;
     const struct diff_mode *mode; /* NULL: all */
     const char *table;            /* a file */
+    unsigned tiers;               /* bits: 1, 2 */
 };
 
 static struct diff_engine engine;
@@ -269,6 +271,8 @@ static bool parse(int argc, char **argv, struct options *o)
             o->seed = strtoull(value, NULL, 0);
         else if (strcmp(name, "--table") == 0)
             o->table = value;
+        else if (strcmp(name, "--tier") == 0)
+            o->tiers = value[0] == '2' ? 2 : 1;
         else if (strcmp(name, "--mode") == 0)
             found = (o->mode = find_mode(value)) != NULL;
         else
@@ -279,7 +283,7 @@ static bool parse(int argc, char **argv, struct options *o)
 
 int main(int argc, char **argv)
 {
-    struct options o = {.groups = (1u << DIFF_GROUPS) - 1, .cases = SHARE, .seed = 1};
+    struct options o = {.groups = (1u << DIFF_GROUPS) - 1, .cases = SHARE, .seed = 1, .tiers = 3};
     struct err err = ERR_INIT;
     if (!parse(argc, argv, &o)) {
         fprintf(stderr, "diff_test: the options are at the head of diff_test.c\n");
@@ -301,13 +305,16 @@ int main(int argc, char **argv)
         if (!diff_native_has(&diff_modes[i]))
             printf("# %s: code cannot be run here\n", diff_modes[i].name);
     }
-    for (unsigned group = 0; group < DIFF_GROUPS; group++) {
-        char what[80];
-        if (!(o.groups >> group & 1))
-            continue;
-        snprintf(what, sizeof(what), "%s: the engine and the host's processor do the same",
-                 diff_group_names[group]);
-        is_int(run_group(group, &o), 0, what);
+    for (unsigned tier = 1; tier <= 2; tier++) {
+        engine.translate = tier == 2;
+        for (unsigned group = 0; group < DIFF_GROUPS; group++) {
+            char what[80];
+            if (!(o.groups >> group & 1) || !(o.tiers >> (tier - 1) & 1))
+                continue;
+            snprintf(what, sizeof(what), "%s: tier %u and the host's processor do the same",
+                     diff_group_names[group], tier);
+            is_int(run_group(group, &o), 0, what);
+        }
     }
     if (o.table && !write_table(&o))
         is_int(errno, 0, "the table can be written");
