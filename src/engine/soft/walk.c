@@ -40,7 +40,8 @@ struct paging {
 };
 
 struct step {
-    uint8_t *host; /* of the entry; NULL: a register (PDPTE) */
+    uint8_t *host;  /* of the entry; NULL: there is no memory */
+    bool read_only; /* in a ROM: what is written to it is lost */
     uint64_t value;
 };
 
@@ -78,10 +79,11 @@ static struct paging paging_of(const struct soft_cpu *cpu)
 }
 
 /* The host's view of a page-table entry; NULL where there is no RAM. */
-static uint8_t *entry_host(struct soft_cpu *cpu, uint64_t gpa)
+static uint8_t *entry_host(struct soft_cpu *cpu, uint64_t gpa, bool *read_only)
 {
     uint64_t offset;
     struct page_region *r = pages_find(cpu->vm, gpa, &offset);
+    *read_only = r && r->region->read_only;
     return r ? r->region->host + offset : NULL;
 }
 
@@ -94,7 +96,7 @@ static uint64_t entry_load(const uint8_t *host, unsigned bytes)
 /* Set bits of an entry that still has the value that was read. */
 static bool entry_set(struct soft_cpu *cpu, const struct step *step, unsigned bytes, uint64_t bits)
 {
-    if ((step->value & bits) == bits || !step->host)
+    if ((step->value & bits) == bits || step->read_only)
         return true;
     uint64_t wanted = step->value | bits;
     bool done;
@@ -155,7 +157,7 @@ static bool descend(struct soft_cpu *cpu, const struct paging *p, uint64_t la, s
         unsigned shift = 12 + level * p->index_bits;
         uint64_t index = la >> shift & ((1ULL << p->index_bits) - 1);
         struct step *step = &w->steps[w->count++];
-        step->host = entry_host(cpu, table + index * p->entry_bytes);
+        step->host = entry_host(cpu, table + index * p->entry_bytes, &step->read_only);
         step->value = step->host ? entry_load(step->host, p->entry_bytes) : 0;
         uint64_t entry = step->value;
         if (!(entry & PTE_P))
@@ -203,9 +205,8 @@ static uint32_t denied(const struct soft_cpu *cpu, const struct walk *w, struct 
     page->writable = may_write && !write_key;
     bool refused = (a.user && !w->user) || (a.write && !may_write) ||
                    (a.fetch && !page->executable) || (!a.user && !a.fetch && w->user && smap);
-    if (refused)
-        return FAULT_P;
-    return by_key ? FAULT_P | FAULT_PK : 0;
+    /* PK tells what the key says, whatever else denies the access (SDM vol. 3, 4.7). */
+    return (refused || by_key ? FAULT_P : 0) | (by_key ? FAULT_PK : 0);
 }
 
 static bool set_bits(struct soft_cpu *cpu, const struct walk *w, unsigned bytes, bool write)
@@ -286,8 +287,9 @@ bool mmu_load_pdptes(struct soft_cpu *cpu, uint64_t cr3)
 {
     const uint64_t reserved = ~physical_mask(cpu) | 0x1e6; /* SDM vol. 3, table 4-8 */
     uint64_t pdpte[4];
+    bool read_only;
     for (unsigned i = 0; i < 4; i++) {
-        const uint8_t *host = entry_host(cpu, (cr3 & 0xffffffe0) + 8ULL * i);
+        const uint8_t *host = entry_host(cpu, (cr3 & 0xffffffe0) + 8ULL * i, &read_only);
         pdpte[i] = host ? entry_load(host, 8) : 0;
         if (pdpte[i] & PTE_P && pdpte[i] & reserved)
             return false;
