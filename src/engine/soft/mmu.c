@@ -195,9 +195,17 @@ static void publish(struct soft_cpu *cpu)
     soft_cpu_update_key(cpu);
 }
 
+/* Without PCIDs all translations are of PCID 0 (SDM vol. 3, 4.10.1). */
+static uint16_t current_pcid(const struct soft_cpu *cpu)
+{
+    return cpu->cr4 & CR4_PCIDE ? cpu->cr3 & 0xfff : 0;
+}
+
 void mmu_flush_all(struct soft_cpu *cpu)
 {
     struct tlb_sets *sets = cpu->tlb->sets;
+    /* CR4.PCIDE may have gone. */
+    sets->space->pcid = current_pcid(cpu);
     for (unsigned i = 0; i < TLB_SPACES; i++) {
         if (&sets->spaces[i] != sets->space)
             sets->spaces[i].valid = false;
@@ -230,7 +238,7 @@ static struct tlb_space *space_least_used(struct tlb_sets *sets)
 void mmu_cr3_written(struct soft_cpu *cpu, bool keep)
 {
     struct tlb_sets *sets = cpu->tlb->sets;
-    uint16_t pcid = cpu->cr4 & CR4_PCIDE ? cpu->cr3 & 0xfff : 0;
+    uint16_t pcid = current_pcid(cpu);
     struct tlb_space *space = space_find(sets, pcid);
     if (!space) {
         space = space_least_used(sets);
