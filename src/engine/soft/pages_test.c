@@ -66,7 +66,7 @@ static void write_slowly(uint32_t value)
     uint64_t offset;
     struct page_region *r = pages_find(guest.vm, OPERAND, &offset);
     memcpy(guest.ram + OPERAND, &value, sizeof(value));
-    pages_written(r, offset, sizeof(value));
+    pages_written(guest.vm, cpu, r, offset, sizeof(value));
 }
 
 static bool is_fresh(void)
