@@ -44,8 +44,8 @@ struct block_stats {
 };
 
 /* Its own module's, but for the translator. */
-#define HASH_BITS  15
-#define FRONT_BITS 12
+#define HASH_BITS  16
+#define FRONT_BITS 14
 
 struct block_front {
     uint64_t rip, key; /* key: soft_cpu.block_key */

@@ -372,6 +372,9 @@ _Noreturn void soft_raise_exception(struct soft_cpu *cpu, const struct soft_exce
 _Noreturn void soft_exit(struct soft_cpu *cpu, enum engine_exit_kind kind, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Is there an event that the vCPU would serve now? */
+bool soft_cpu_has_events(const struct soft_cpu *cpu);
+
 /* [any thread] Set events and wake the vCPU if it sleeps. */
 void soft_cpu_notify(struct soft_cpu *cpu, uint32_t events);
 

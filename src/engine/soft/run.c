@@ -172,6 +172,11 @@ static uint32_t events_wanted(const struct soft_cpu *cpu)
     return wanted | SOFT_EVENT_SIPI;
 }
 
+bool soft_cpu_has_events(const struct soft_cpu *cpu)
+{
+    return events_now(cpu) & events_wanted(cpu);
+}
+
 /* --- exclusive sections --- */
 
 static void running_enter(struct soft_cpu *cpu)
@@ -466,7 +471,7 @@ static void run_instructions(struct soft_cpu *cpu)
 {
     /* An interrupt that waits behind STI's shadow comes after one instruction: it may be followed
      * by CLI. */
-    cpu->stop_block = cpu->no_interrupt && events_now(cpu) & events_wanted(cpu);
+    cpu->stop_block = cpu->no_interrupt && soft_cpu_has_events(cpu);
     cpu->no_interrupt = false;
     if (__builtin_expect(cpu->mode.careful, 0)) {
         run_careful(cpu);
@@ -512,7 +517,7 @@ static void run_loop(struct soft_cpu *cpu)
         if (events && !cpu->no_interrupt && serve_events(cpu, events))
             return;
         if (cpu->activity != SOFT_ACTIVE) {
-            if (!(events_now(cpu) & events_wanted(cpu)) && !(virtual_clock && clock_skip(cpu)))
+            if (!soft_cpu_has_events(cpu) && !(virtual_clock && clock_skip(cpu)))
                 sleep_until_event(cpu);
             continue;
         }

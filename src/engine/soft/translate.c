@@ -37,6 +37,7 @@ enum step {
     STEP_ON,      /* with the instruction after it */
     STEP_LEAVE,   /* RIP is set */
     STEP_VECTORS, /* go on with the vector registers loaded */
+    STEP_JUMP,    /* at RIP, through the jump table */
 };
 
 /* --- the border --- */
@@ -67,7 +68,7 @@ enum step {
     "seto %%al\n\t"                                                                                \
     "movw %%ax, %%gs:%c[flags]\n\t"
 
-#define LOAD_STATE_AND_GO                                                                          \
+#define LOAD_STATE                                                                                 \
     "movzwl %%gs:%c[flags], %%eax\n\t"                                                             \
     "addb $0x7f, %%al\n\t"                                                                         \
     "sahf\n\t"                                                                                     \
@@ -84,8 +85,7 @@ enum step {
     "movq %%gs:%c[gpr]+96, %%r12\n\t"                                                              \
     "movq %%gs:%c[gpr]+104, %%r13\n\t"                                                             \
     "movq %%gs:%c[gpr]+112, %%r14\n\t"                                                             \
-    "movq %%gs:%c[gpr]+120, %%r15\n\t"                                                             \
-    "jmpq *%%gs:%c[resume]\n\t"
+    "movq %%gs:%c[gpr]+120, %%r15\n\t"
 
 /* On the host's stack: the guest's vector registers, if they are there, to memory. */
 #define STORE_VECTORS                                                                              \
@@ -112,7 +112,7 @@ enum step {
         [store_vectors] "i"(GS(translated.store_vectors)),                                         \
         [load_vectors] "i"(GS(translated.load_vectors)), [xmm] "i"(GS(fpu.xmm)),                   \
         [ymm_hi] "i"(GS(fpu.ymm_hi)), [mxcsr] "i"(GS(fpu.x87) + X87_MXCSR),                        \
-        [host_mxcsr] "i"(GS(translated.host_mxcsr))
+        [host_mxcsr] "i"(GS(translated.host_mxcsr)), [jumps] "i"(GS_CONTEXT(jumps))
 
 /* The guest's registers but for the vector ones are in memory: do as translate_step() says. */
 #define STEP                                                                                       \
@@ -123,8 +123,14 @@ enum step {
     "cmpl $1, %%eax\n\t"                                                                           \
     "jb 1f\n\t"                                                                                    \
     "je 2f\n\t"                                                                                    \
+    "cmpl $2, %%eax\n\t"                                                                           \
+    "ja 3f\n\t"                                                                                    \
     "callq *%%gs:%c[load_vectors]\n\t"                                                             \
-    "1:\n\t" LOAD_STATE_AND_GO "2:\n\t"                                                            \
+    "1:\n\t" LOAD_STATE "jmpq *%%gs:%c[resume]\n\t"                                                \
+    "3:\n\t" LOAD_STATE "movq %%gs:%c[rip], %%r10\n\t"                                             \
+    "movzwl %%r10w, %%r11d\n\t"                                                                    \
+    "jmpq *%%gs:%c[jumps](,%%r11,8)\n\t"                                                           \
+    "2:\n\t"                                                                                       \
     "xorl %%eax, %%eax\n\t" RETURN
 
 /* A macro for each of the registers. */
@@ -182,7 +188,7 @@ NAKED static uint8_t *translate_enter(void)
                      "pushq %%r14\n\t"
                      "pushq %%r15\n\t"
                      "subq $8, %%rsp\n\t"
-                     "movq %%rsp, %%gs:%c[host_rsp]\n\t" LOAD_STATE_AND_GO
+                     "movq %%rsp, %%gs:%c[host_rsp]\n\t" LOAD_STATE "jmpq *%%gs:%c[resume]\n\t"
                      :
                      : FIELDS
                      : "memory");
@@ -300,6 +306,14 @@ static void enter_block(struct soft_cpu *cpu, const struct block *block, const s
     cpu->insn = insn;
 }
 
+/* A block has ended with a handler: is there nothing for the run loop? As it asks itself. */
+static bool may_jump(const struct soft_cpu *cpu, const struct soft_context *context)
+{
+    return cpu->tlb->context == context && soft_code64(cpu) && !cpu->mode.careful &&
+           !cpu->no_interrupt && !(cpu->rflags & RFLAGS_RF) && cpu->activity == SOFT_ACTIVE &&
+           soft_canonical(cpu->rip) && !soft_cpu_has_events(cpu);
+}
+
 /* Called by STEP. had: soft_translated.vectors before they were stored. */
 __attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint32_t offset,
                                                       unsigned had)
@@ -334,7 +348,7 @@ __attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint
     count(cpu, translate_count_of(block));
     cpu->stop_block = cpu->rip_set = false;
     flags_to_code(cpu);
-    return STEP_LEAVE;
+    return may_jump(cpu, context) ? STEP_JUMP : STEP_LEAVE;
 }
 
 /* --- running --- */

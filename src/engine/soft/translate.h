@@ -35,7 +35,7 @@
 struct err;
 
 /* Runs of a block in the first tier before it is translated. */
-#define TRANSLATE_RUNS 12
+#define TRANSLATE_RUNS 4
 
 struct translate_stats {
     uint64_t blocks;     /* translated */

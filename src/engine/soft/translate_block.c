@@ -25,6 +25,7 @@ enum way {
     WAY_LEA,     /* RIP-relative LEA: a constant */
     WAY_NOTHING, /* no effect */
     WAY_MEMORY,  /* with its memory operand at (%r10) */
+    WAY_DIVIDE,  /* register or memory operand: where no overflow is possible */
     WAY_VECTOR,  /* either of the two, on the vector registers */
     WAY_PUSH,    /* register or immediate */
     WAY_POP,     /* register */
@@ -330,6 +331,8 @@ static enum way way_of(const struct job *job, const struct insn *insn)
     if (insn->op >= OP_VEC_BASE && insn->op < OP_VEC_END)
         return is_vector(insn) && job->t->host >> insn->opcode->feature & 1 ? WAY_VECTOR
                                                                             : WAY_HANDLER;
+    if (insn->op == OP_DIV || insn->op == OP_IDIV)
+        return insn->op_bytes >= 4 ? WAY_DIVIDE : WAY_HANDLER;
     if (!is_plain(insn) ||
         (insn->opcode->feature != FEAT_BASE && !(job->t->host >> insn->opcode->feature & 1)))
         return WAY_HANDLER;
@@ -665,6 +668,57 @@ static void emit_memory(struct job *job, const struct insn *insn, unsigned i)
         unaligned->resume = e->at;
 }
 
+/* op reg, rm of the operand size. */
+static void emit_sized(struct emit *e, unsigned bytes, unsigned opcode, unsigned reg, unsigned rm)
+{
+    emit8(e, rex_of(bytes == 8 ? REX_W : 0, reg, rm));
+    emit8(e, opcode);
+    emit8(e, 0xc0u | (reg & 7) << 3 | (rm & 7));
+}
+
+/*
+ * The divisor in R11, which nobody can change between the check and the division: a quotient that
+ * does not fit must not come to the host. DIV: it fits where the dividend's upper half is less than
+ * the divisor. IDIV: only the usual case, a dividend of one register's width and a divisor that is
+ * not 0 or -1. The flags are undefined behind it.
+ */
+static void emit_divide(struct job *job, const struct insn *insn, unsigned i)
+{
+    struct emit *e = job->e;
+    unsigned bytes = insn->op_bytes;
+    struct stub *slow[3];
+    unsigned count = 0;
+    give_up_flags(job, job->live[i]);
+    if (insn->is_mem) {
+        emit_address(job, insn);
+        slow[count++] = add_slow(job, emit_lookup(job, insn->mem_bytes, false), insn);
+        emit8(e, rex_of(bytes == 8 ? REX_W : 0, R11, R10)); /* mov (%r10), %r11 */
+        emit8(e, OP_LOAD);
+        emit8(e, (R11 & 7) << 3 | (R10 & 7));
+    } else {
+        load_guest(e, R11, insn->rm);
+    }
+    if (insn->op == OP_DIV) {
+        emit_sized(e, bytes, 0x39, R11, CPU_RDX); /* cmp %r11, %rdx */
+        slow[count++] = add_slow(job, emit_jcc(e, CONDITION_AE), insn);
+    } else {
+        emit_bytes(e, (const uint8_t[]){bytes == 8 ? 0x4d : 0x45, 0x8d, 0x53, 1}, 4);
+        /* lea 1(%r11), %r10; cmp $1, %r10 */
+        emit_bytes(e, (const uint8_t[]){bytes == 8 ? 0x49 : 0x41, 0x83, 0xfa, 1}, 4);
+        slow[count++] = add_slow(job, emit_jcc(e, CONDITION_BE), insn);
+        emit_sized(e, bytes, OP_STORE, CPU_RAX, R10);
+        /* sar $, %r10 */
+        emit_bytes(e, (const uint8_t[]){bytes == 8 ? 0x49 : 0x41, 0xc1, 0xfa}, 3);
+        emit8(e, 8 * bytes - 1);
+        emit_sized(e, bytes, 0x39, R10, CPU_RDX);
+        slow[count++] = add_slow(job, emit_jcc(e, CONDITION_NE), insn);
+    }
+    emit_sized(e, bytes, 0xf7, insn->op == OP_DIV ? 6 : 7, R11);
+    while (count > 0)
+        slow[--count]->resume = e->at;
+    note_flags_written(job, i);
+}
+
 /* The vector registers must hold the guest's from here on: any slow path keeps it so. */
 static void need_vectors(struct job *job, const struct insn *insn, unsigned i)
 {
@@ -964,6 +1018,9 @@ static void emit_insn(struct job *job, unsigned i)
     case WAY_MEMORY:
         emit_memory(job, insn, i);
         break;
+    case WAY_DIVIDE:
+        emit_divide(job, insn, i);
+        break;
     case WAY_VECTOR:
         emit_vector(job, insn, i);
         break;
@@ -1010,12 +1067,22 @@ static void emit_indirect_entry(struct job *job)
         restore_flags(job);
 }
 
+/* Is anything done without a handler? */
+static bool is_worth(const struct job *job)
+{
+    for (unsigned i = 0; i < job->block->count; i++) {
+        if (job->way[i] != WAY_HANDLER && job->way[i] != WAY_END)
+            return true;
+    }
+    return false;
+}
+
 bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit *e)
 {
     struct job job = {.cpu = cpu, .t = cpu->blocks->translator, .block = block, .e = e};
     uint8_t *start = e->at;
     analyse(&job);
-    if (job.way[0] == WAY_HANDLER)
+    if (!is_worth(&job))
         return false;
     emit_indirect_entry(&job);
     uint8_t *entry = e->at;

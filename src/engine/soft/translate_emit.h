@@ -151,6 +151,7 @@ static inline void emit_lead(uint8_t *displacement, const uint8_t *to)
 
 #define CONDITION_E  4u
 #define CONDITION_NE 5u
+#define CONDITION_BE 6u
 #define CONDITION_A  7u
 #define CONDITION_AE 3u
 
