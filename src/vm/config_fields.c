@@ -15,8 +15,8 @@ static const char *const panic_names[] = {"exit", "restart", "continue", NULL};
 static const struct config_field engine_fields[] = {
     {FIELD(struct vm_config, "name", CONFIG_STRING, engine)},
     {FIELD(struct vm_config,         "clock", CONFIG_ENUM, clock), .names = clock_names},
-    {FIELD(struct vm_config, "translate", CONFIG_ENUM, translate), .names = translate_names},
-    {0                     },
+    {FIELD(struct vm_config,                      "translate", CONFIG_ENUM, translate), .names = translate_names},
+    {0      },
 };
 
 static const struct config_field memory_fields[] = {
