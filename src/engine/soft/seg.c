@@ -19,9 +19,12 @@ bool seg_find_descriptor(struct soft_cpu *cpu, uint16_t selector, struct seg_des
         return false;
     *desc = (struct seg_descriptor){
         .low = mmu_read_system(cpu, seg_table_linear(cpu, base, offset), 8)};
-    /* System descriptors have 16 bytes in long mode. */
-    if (cpu->mode.long_active && !(desc_attr(*desc) & SEG_ATTR_S) && offset + 15 <= limit)
-        desc->high = mmu_read_system(cpu, seg_table_linear(cpu, base, offset + 8), 8);
+    if (!cpu->mode.long_active || desc_attr(*desc) & SEG_ATTR_S)
+        return true;
+    /* System descriptors have 16 bytes in long mode, all of them within the limit. */
+    if (offset + 15 > limit)
+        return false;
+    desc->high = mmu_read_system(cpu, seg_table_linear(cpu, base, offset + 8), 8);
     return true;
 }
 
