@@ -189,6 +189,50 @@ static inline int test_outcome(struct soft_cpu *cpu, int outcome)
 #define TEST_CATCH(cpu, call)                                                                      \
     test_outcome(cpu, setjmp((cpu)->unwind) == 0 ? ((void)(call), -1) : test_raised(cpu))
 
+/* --- descriptor tables --- */
+
+#define TEST_GDT         0x5000u
+#define TEST_LDT         0x5800u
+#define TEST_IDT         0x6000u
+#define TEST_TABLE_LIMIT 0x7ffu
+
+/* attr: cpu_segment's, the accessed bit as given; limit: as in the descriptor, before G. */
+static inline uint64_t test_descriptor(uint64_t base, uint32_t limit, uint16_t attr)
+{
+    return (limit & 0xffff) | (base & 0xffffff) << 16 | (uint64_t)attr << 40 |
+           (uint64_t)(limit >> 16 & 15) << 48 | (base >> 24 & 0xff) << 56;
+}
+
+/* type with P and DPL, as a descriptor's byte 5. */
+static inline uint64_t test_gate(uint16_t selector, uint64_t offset, uint8_t type, unsigned low)
+{
+    return (offset & 0xffff) | (uint64_t)selector << 16 | (uint64_t)low << 32 |
+           (uint64_t)type << 40 | (offset >> 16 & 0xffff) << 48;
+}
+
+static inline void test_set_entry(struct test_guest *g, uint16_t selector, uint64_t value)
+{
+    test_put(g->ram, (selector & 4 ? TEST_LDT : TEST_GDT) + (selector & ~7u), value, 8);
+}
+
+static inline uint64_t test_entry(const struct test_guest *g, uint16_t selector)
+{
+    return test_get(g->ram, (selector & 4 ? TEST_LDT : TEST_GDT) + (selector & ~7u), 8);
+}
+
+/* Empty tables, which the registers have; TR and LDTR without anything. */
+static inline void test_tables(struct test_guest *g, struct soft_cpu *cpu)
+{
+    memset(g->ram + TEST_GDT, 0, TEST_IDT + TEST_TABLE_LIMIT + 1 - TEST_GDT);
+    cpu->gdt = (struct cpu_table_register){.base = TEST_GDT, .limit = TEST_TABLE_LIMIT};
+    cpu->idt = (struct cpu_table_register){.base = TEST_IDT, .limit = TEST_TABLE_LIMIT};
+    cpu->ldt = (struct cpu_segment){
+        .base = TEST_LDT, .limit = TEST_TABLE_LIMIT, .selector = 0x7f0, .attr = 0x82};
+    cpu->tr = (struct cpu_segment){0};
+}
+
+/* --- instructions --- */
+
 static inline void test_execute_block(struct soft_cpu *cpu)
 {
     const struct block *block = block_find(cpu);
