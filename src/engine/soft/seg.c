@@ -147,15 +147,25 @@ static void check_stack(struct soft_cpu *cpu, uint16_t selector, uint16_t attr)
         soft_raise_error(cpu, EXC_SS, selector & ~3u);
 }
 
-static void check_data(struct soft_cpu *cpu, uint16_t selector, uint16_t attr)
+static void check_data(struct soft_cpu *cpu, uint16_t selector, uint16_t attr,
+                       enum soft_vector vector)
 {
     unsigned dpl = attr >> 5 & 3, rpl = selector & 3;
     bool code = attr & SEG_TYPE_CODE, conforming = code && attr & SEG_TYPE_DOWN;
     if (!(attr & SEG_ATTR_S) || (code && !(attr & SEG_TYPE_WRITE)) ||
         (!conforming && (rpl > dpl || cpu->mode.cpl > dpl)))
-        soft_raise_error(cpu, EXC_GP, selector & ~3u);
+        soft_raise_error(cpu, vector, selector & ~3u);
     if (!(attr & SEG_ATTR_P))
         soft_raise_error(cpu, EXC_NP, selector & ~3u);
+}
+
+static void commit(struct soft_cpu *cpu, unsigned seg, uint16_t selector,
+                   struct seg_descriptor desc)
+{
+    seg_set_accessed(cpu, selector, desc);
+    cpu->seg[seg] = seg_unpack(selector, desc);
+    cpu->seg[seg].attr |= 1;
+    soft_cpu_update(cpu);
 }
 
 void seg_load(struct soft_cpu *cpu, unsigned seg, uint16_t selector)
@@ -172,33 +182,48 @@ void seg_load(struct soft_cpu *cpu, unsigned seg, uint16_t selector)
         load_null(cpu, seg, selector);
         return;
     }
+    if (seg != SEG_SS) {
+        seg_load_data(cpu, seg, selector, EXC_GP);
+        return;
+    }
     struct seg_descriptor desc = seg_read_descriptor(cpu, selector, EXC_GP);
-    if (seg == SEG_SS)
-        check_stack(cpu, selector, desc_attr(desc));
-    else
-        check_data(cpu, selector, desc_attr(desc));
-    seg_set_accessed(cpu, selector, desc);
-    cpu->seg[seg] = seg_unpack(selector, desc);
-    cpu->seg[seg].attr |= 1;
-    soft_cpu_update(cpu);
+    check_stack(cpu, selector, desc_attr(desc));
+    commit(cpu, seg, selector, desc);
+}
+
+void seg_load_data(struct soft_cpu *cpu, unsigned seg, uint16_t selector, enum soft_vector vector)
+{
+    if (selector_is_null(selector)) {
+        load_null(cpu, seg, selector);
+        return;
+    }
+    struct seg_descriptor desc = seg_read_descriptor(cpu, selector, vector);
+    check_data(cpu, selector, desc_attr(desc), vector);
+    commit(cpu, seg, selector, desc);
 }
 
 void seg_load_ldt(struct soft_cpu *cpu, uint16_t selector)
+{
+    seg_load_local(cpu, selector, EXC_GP, EXC_NP);
+}
+
+void seg_load_local(struct soft_cpu *cpu, uint16_t selector, enum soft_vector bad,
+                    enum soft_vector absent)
 {
     if (selector_is_null(selector)) {
         cpu->ldt = (struct cpu_segment){.selector = selector};
         return;
     }
     if (selector & SELECTOR_TI)
-        soft_raise_error(cpu, EXC_GP, selector & ~3u);
-    struct seg_descriptor desc = seg_read_descriptor(cpu, selector, EXC_GP);
+        soft_raise_error(cpu, bad, selector & ~3u);
+    struct seg_descriptor desc = seg_read_descriptor(cpu, selector, bad);
     if ((desc_attr(desc) & (SEG_ATTR_S | SEG_ATTR_TYPE)) != TYPE_LDT)
-        soft_raise_error(cpu, EXC_GP, selector & ~3u);
+        soft_raise_error(cpu, bad, selector & ~3u);
     if (!(desc_attr(desc) & SEG_ATTR_P))
-        soft_raise_error(cpu, EXC_NP, selector & ~3u);
+        soft_raise_error(cpu, absent, selector & ~3u);
     struct cpu_segment ldt = seg_unpack(selector, desc);
     if (cpu->mode.long_active && !soft_canonical(ldt.base))
-        soft_raise_error(cpu, EXC_GP, selector & ~3u);
+        soft_raise_error(cpu, bad, selector & ~3u);
     cpu->ldt = ldt;
 }
 

@@ -44,6 +44,12 @@ static inline uint64_t seg_table_linear(const struct soft_cpu *cpu, uint64_t bas
     return cpu->mode.long_active ? la : la & 0xffffffff;
 }
 
+/* seg_load() of ES, DS, FS or GS in protected mode, and seg_load_ldt(): a task switch raises #TS
+ * where the instructions raise something else (SDM vol. 3, table 7-1). */
+void seg_load_data(struct soft_cpu *cpu, unsigned seg, uint16_t selector, enum soft_vector vector);
+void seg_load_local(struct soft_cpu *cpu, uint16_t selector, enum soft_vector bad,
+                    enum soft_vector absent);
+
 void seg_set_accessed(struct soft_cpu *cpu, uint16_t selector, struct seg_descriptor desc);
 void seg_set_busy(struct soft_cpu *cpu, uint16_t selector, bool busy);
 

@@ -125,7 +125,7 @@ static void load_segments(struct soft_cpu *cpu, const struct task_image *t)
     cpu->seg[SEG_CS] = seg_unpack(cs_selector, desc);
     soft_cpu_update(cpu);
     for (unsigned i = 0; i < sizeof(data); i++)
-        seg_load(cpu, data[i], t->segments[data[i]]);
+        seg_load_data(cpu, data[i], t->segments[data[i]], EXC_TS);
     if (t->ip > cpu->seg[SEG_CS].limit)
         soft_raise_error(cpu, EXC_GP, 0);
 }
@@ -174,8 +174,7 @@ void seg_task_switch(struct soft_cpu *cpu, uint16_t selector, enum seg_task_reas
     cpu->tr = tss;
     become(cpu, &t, l);
     cpu->ldt = (struct cpu_segment){.selector = t.ldt};
-    if (!selector_is_null(t.ldt))
-        seg_load_ldt(cpu, t.ldt);
+    seg_load_local(cpu, t.ldt, EXC_TS, EXC_TS);
     if (t.flags & RFLAGS_VM)
         load_segments_v86(cpu, &t);
     else
