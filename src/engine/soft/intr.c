@@ -304,6 +304,12 @@ static enum fault_class class_of(int vector)
     }
 }
 
+/* Those whose error code is a selector with EXT (SDM vol. 3, 6.13). */
+static bool has_ext(uint8_t vector)
+{
+    return vector == EXC_TS || vector == EXC_NP || vector == EXC_SS || vector == EXC_GP;
+}
+
 bool intr_combine(int first, const struct soft_exception *second, struct soft_exception *result)
 {
     enum fault_class a = class_of(first), b = class_of(second->vector);
@@ -312,6 +318,9 @@ bool intr_combine(int first, const struct soft_exception *second, struct soft_ex
     if (a == CLASS_DOUBLE_FAULT && b != CLASS_BENIGN)
         return false;
     *result = *second;
+    /* Whatever check it was that failed: the program has not asked for what was delivered. */
+    if (first >= 0 && has_ext(second->vector))
+        result->error |= 1;
     if (first >= 0 && bad)
         *result = (struct soft_exception){.vector = EXC_DF, .has_error = true};
     return true;

@@ -27,7 +27,8 @@ void intr_software_v86(struct soft_cpu *cpu, uint8_t vector, uint64_t next_rip);
 
 /*
  * `second` came up while `first` (a vector) was delivered: what results (SDM vol. 3, table 6-5):
- * second itself, a double fault, or (return false) shutdown. first -1: second itself.
+ * second itself (an error code with EXT set), a double fault, or (return false) shutdown. first -1:
+ * second as it is.
  */
 bool intr_combine(int first, const struct soft_exception *second, struct soft_exception *result);
 
