@@ -311,10 +311,8 @@ static void test_flush(void)
     is_int(stats().made, made + 1, "are decoded when they are wanted");
 }
 
-int main(void)
+static void tests(void)
 {
-    if (!ok(test_guest_init(&guest, 1), "a machine") || TEST_UNEXPECTED())
-        return tap_done();
     cpu = guest.cpu[0];
     test_finding();
     test_stale();
@@ -325,6 +323,12 @@ int main(void)
     test_limit();
     test_places();
     test_flush();
+}
+
+int main(void)
+{
+    if (ok(test_guest_init(&guest, 1), "a machine"))
+        test_all(tests);
     test_guest_fini(&guest);
     return tap_done();
 }

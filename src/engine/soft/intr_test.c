@@ -698,10 +698,8 @@ static void test_loop(void)
     is_int(stack(STACK - 16, 1, 4), CODE, "and a fault");
 }
 
-int main(void)
+static void tests(void)
 {
-    if (!ok(test_guest_init(&guest, 1), "a machine") || TEST_UNEXPECTED())
-        return tap_done();
     cpu = guest.cpu[0];
     test_same_ring();
     test_inner_ring();
@@ -713,6 +711,12 @@ int main(void)
     test_return_flags();
     test_combine();
     test_loop();
+}
+
+int main(void)
+{
+    if (ok(test_guest_init(&guest, 1), "a machine"))
+        test_all(tests);
     test_guest_fini(&guest);
     return tap_done();
 }

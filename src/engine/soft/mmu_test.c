@@ -443,20 +443,40 @@ static void test_upper_rights(void)
 
 /* --- accesses, by the TLB --- */
 
+static int read_by_cpu(void)
+{
+    return TEST_CATCH(cpu, mmu_read_system(cpu, kind->la, 4));
+}
+
+static int write_by_cpu(void)
+{
+    return TEST_CATCH(cpu, mmu_write_system(cpu, kind->la, 4, 7));
+}
+
+static int fetch(void)
+{
+    const uint8_t *host;
+    return TEST_CATCH(cpu, mmu_fetch_page(cpu, kind->la, &host));
+}
+
+static int read_data(void)
+{
+    return TEST_CATCH(cpu, mmu_read32(cpu, kind->la));
+}
+
+static int write_data(void)
+{
+    return TEST_CATCH(cpu, mmu_write32(cpu, kind->la, 7));
+}
+
 static int access_by(unsigned n)
 {
     const struct mmu_access a = access_number(n);
-    bool user = a.user;
-    if (cpu->mode.cpl != (user ? 3 : 0))
-        set_ring(user ? 3 : 0);
+    if (cpu->mode.cpl != (a.user ? 3 : 0))
+        set_ring(a.user ? 3 : 0);
     if (a.implicit)
-        return a.write ? TEST_CATCH(cpu, mmu_write_system(cpu, kind->la, 4, 7))
-                       : TEST_CATCH(cpu, mmu_read_system(cpu, kind->la, 4));
-    const uint8_t *host;
-    if (a.fetch)
-        return TEST_CATCH(cpu, mmu_fetch_page(cpu, kind->la, &host));
-    return a.write ? TEST_CATCH(cpu, mmu_write32(cpu, kind->la, 7))
-                   : TEST_CATCH(cpu, mmu_read32(cpu, kind->la));
+        return a.write ? write_by_cpu() : read_by_cpu();
+    return a.fetch ? fetch() : a.write ? write_data() : read_data();
 }
 
 /* Every access after every other, without a flush between: an entry of one kind is none of
@@ -980,10 +1000,8 @@ static void test_other_vcpu(void)
     ok(right, "no tag is left, and none of the blocks is trusted");
 }
 
-int main(void)
+static void tests(void)
 {
-    if (!ok(test_guest_init(&guest, 2), "a machine") || TEST_UNEXPECTED())
-        return tap_done();
     cpu = guest.cpu[0];
     test_translation();
     test_pdptes();
@@ -1003,6 +1021,12 @@ int main(void)
     test_dirty_log();
     test_code_pages();
     test_other_vcpu();
+}
+
+int main(void)
+{
+    if (ok(test_guest_init(&guest, 2), "a machine"))
+        test_all(tests);
     test_guest_fini(&guest);
     return tap_done();
 }

@@ -363,10 +363,8 @@ static void test_interrupts(void)
     ok(unchanged(), "nothing has changed");
 }
 
-int main(void)
+static void tests(void)
 {
-    if (!ok(test_guest_init(&guest, 1), "a machine") || TEST_UNEXPECTED())
-        return tap_done();
     cpu = guest.cpu[0];
     test_switches();
     test_v86();
@@ -375,6 +373,12 @@ int main(void)
     test_bad_links();
     test_bad_segments();
     test_interrupts();
+}
+
+int main(void)
+{
+    if (ok(test_guest_init(&guest, 1), "a machine"))
+        test_all(tests);
     test_guest_fini(&guest);
     return tap_done();
 }
