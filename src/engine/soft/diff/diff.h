@@ -240,6 +240,7 @@ struct diff_engine {
 };
 
 int diff_engine_init(struct diff_engine *e, struct err *err);
+void diff_engine_fini(struct diff_engine *e);
 void diff_engine_set_mode(struct diff_engine *e, const struct diff_mode *mode);
 void diff_engine_run(struct diff_engine *e, struct diff_insn *d, const struct diff_case *c,
                      struct diff_result *result);

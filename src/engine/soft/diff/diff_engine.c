@@ -99,6 +99,15 @@ int diff_engine_init(struct diff_engine *e, struct err *err)
     return 0;
 }
 
+void diff_engine_fini(struct diff_engine *e)
+{
+    block_cache_fini(e->cpu);
+    mmu_fini(e->cpu);
+    mmu_cpu_free(e->cpu);
+    mmu_vm_fini(&e->vm);
+    mem_free(e->vm.mem);
+}
+
 static struct cpu_segment segment_of(const struct diff_segment *s, uint16_t attr)
 {
     if (s->wide)

@@ -319,5 +319,6 @@ int main(int argc, char **argv)
     if (o.table && !write_table(&o))
         is_int(errno, 0, "the table can be written");
     diff_rows_free(&rows);
+    diff_engine_fini(&engine);
     return tap_done();
 }
