@@ -62,3 +62,28 @@ def test_changed_code(hull):
         """, net="none")
     text = hull.host.run(command, timeout=240).check(POWEROFF).out
     assert int(re.search(r"hits=(\d+)", text).group(1)) >= 5
+
+
+def test_virtual_clock_twice_is_the_same(hull):
+    """Two runs are equal to the byte, time stamps of the kernel's log and random numbers included: also
+    with a disk and while the reader of the console is slow at times, which take the host's time."""
+    disk = f"{hull.host.work}/same.img"
+    command = hull.command("""
+        md5sum /dev/vda
+        dd if=/dev/urandom of=/dev/vda bs=4k count=200 conv=fsync 2>&1
+        sync
+        sleep 3
+        md5sum /dev/vda
+        head -c 100 /dev/hwrng | md5sum
+        seq 40000
+        cat /proc/uptime /proc/interrupts /proc/diskstats
+        """, "--disk", disk, append="ignore_loglevel")
+    command = command.replace("--engine soft", "--engine soft,clock=virtual")
+    runs = []
+    for reader in ("cat", "(sleep 8; cat)"):
+        hull.host.run(f"rm -f {disk}; yes hull | head -c 4194304 >{disk}").check()
+        result = hull.host.run(f"{{ {command}; echo status=$?; }} | {reader}", timeout=240)
+        assert f"status={POWEROFF}" in result.out, result.out[-3000:] + result.err
+        runs.append(result.out)
+    assert "/dev/vda" in runs[0] and "\n40000" in runs[0].replace("\r", "")
+    assert runs[0] == runs[1]

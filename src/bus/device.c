@@ -73,6 +73,17 @@ uint64_t device_date_ns(const struct device *dev)
     return (uint64_t)ts.tv_sec * NS_PER_SEC + (uint64_t)ts.tv_nsec;
 }
 
+void device_hold(struct device *dev, bool *held, bool busy)
+{
+    if (!dev->clock || *held == busy)
+        return;
+    *held = busy;
+    if (busy)
+        chip_clock_hold(dev->clock);
+    else
+        chip_clock_release(dev->clock);
+}
+
 /*
  * The loop may be waiting for the lock here while a vCPU cancels or moves the timer. armed_ns is
  * what counts: a firing that finds a later deadline does nothing, the loop's timer was moved too.

@@ -72,6 +72,13 @@ static inline void device_unlock(struct device *dev)
 uint64_t device_now_ns(const struct device *dev);
 uint64_t device_date_ns(const struct device *dev);
 
+/*
+ * Is the device at work on what the guest asked for? On a virtual clock guest time stands for so
+ * long (chip_clock_hold()); else it has no effect. *held is the owner's note of what it said last,
+ * false at first, and not state of the guest: a reset does not clear it. Lock held.
+ */
+void device_hold(struct device *dev, bool *held, bool busy);
+
 /* A timer of the home loop whose fn runs with the device's lock held, and not after a cancel that
  * was made under that lock. */
 struct device_timer {

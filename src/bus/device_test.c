@@ -111,6 +111,35 @@ static void test_timers(struct thing *thing)
     thing->timer.armed_ns = UINT64_MAX;
 }
 
+static void count_release(void *ctx)
+{
+    ++*(unsigned *)ctx;
+}
+
+static void test_hold(struct thing *thing)
+{
+    struct err err = ERR_INIT;
+    bool held = false, other = false;
+    unsigned released = 0;
+
+    device_hold(&thing->dev, &held, true);
+    ok(!held, "nothing is held on the host's clock");
+    if (chip_clock_new(&thing->dev.clock, CHIP_CLOCK_VIRTUAL, &err) < 0)
+        return;
+    chip_clock_on_release(thing->dev.clock, count_release, &released);
+    device_hold(&thing->dev, &held, true);
+    device_hold(&thing->dev, &held, true);
+    device_hold(&thing->dev, &other, true);
+    ok(chip_clock_is_held(thing->dev.clock), "a busy device holds a virtual clock");
+    device_hold(&thing->dev, &other, false);
+    ok(chip_clock_is_held(thing->dev.clock) && released == 0, "for as long as one is busy");
+    device_hold(&thing->dev, &held, false);
+    device_hold(&thing->dev, &held, false);
+    ok(!chip_clock_is_held(thing->dev.clock) && released == 1, "the last one lets it go");
+    chip_clock_free(thing->dev.clock);
+    thing->dev.clock = NULL;
+}
+
 int main(void)
 {
     struct thing *thing = calloc(1, sizeof(*thing));
@@ -133,6 +162,7 @@ int main(void)
     ok(device_quiet(&thing->dev), "and that it is");
 
     test_timers(thing);
+    test_hold(thing);
     device_fini(&thing->dev);
     loop_free(loop);
     return tap_done();

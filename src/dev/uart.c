@@ -115,6 +115,7 @@ struct uart {
     struct device_timer timeout_timer;
     uint64_t rx_touched_ns; /* when a byte last came or was read */
     bool input_paused;      /* room() said 0: a kick is owed */
+    bool held;              /* device_hold(): output waits for the host */
     unsigned polls;         /* reads of LSR since something was sent, up to POLLS_LISTENING */
 };
 
@@ -189,6 +190,7 @@ static void uart_update(struct uart *uart)
     else
         device_timer_cancel(&uart->timeout_timer);
     irq_line_set(&uart->irq, gate && interrupt_cause(uart) != IIR_NONE);
+    device_hold(&uart->dev, &uart->held, state->tx_count > 0); /* a slow reader on the host */
 }
 
 static void uart_timeout(struct device_timer *timer)

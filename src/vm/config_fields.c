@@ -64,7 +64,7 @@ static const struct config_field gdb_fields[] = {
 
 const struct config_field config_options[] = {
     {OPTION("name",                                                 CONFIG_STRING, name), .section = "Machine", .value = "NAME",
-     .help = "name of the VM (default: hull-PID)"},
+     .help = "name of the VM (default: hull-PID; virtual clock: hull-0)"},
     {.name = "engine",
      .kind = CONFIG_GROUP,
      .offset = 0,

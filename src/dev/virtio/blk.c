@@ -89,6 +89,7 @@ struct virtio_blk {
     struct loop_task done_task;
 
     unsigned in_flight;
+    bool held;      /* device_hold(): requests are in flight */
     bool resetting; /* the driver resets the device, and requests are in flight */
     bool ending;    /* fini waits for in_flight to become 0 */
     struct loop_task end_task;
@@ -105,6 +106,21 @@ const struct state_table virtio_blk_state_table =
 static bool blk_is_stopping(const struct blk_queue *q)
 {
     return q->resetting || q->blk->resetting || q->blk->ending;
+}
+
+/*
+ * On a virtual clock one request at a time: the order in which the host's disk completes several is
+ * the guest's to see, and different in each run.
+ */
+static bool blk_must_wait(const struct virtio_blk *blk)
+{
+    return blk->dev.fn.dev.clock && blk->in_flight > 0;
+}
+
+/* Requests have come or gone. */
+static void blk_update_hold(struct virtio_blk *blk)
+{
+    device_hold(&blk->dev.fn.dev, &blk->held, blk->in_flight > 0);
 }
 
 static struct virtio_blk *to_blk(struct virtio_device *dev)
@@ -359,7 +375,7 @@ static void blk_notify(struct blk_queue *q)
 /* Pop and start up to *budget chains. False: the guest broke the rules. */
 static bool blk_pop_all(struct blk_queue *q, unsigned *budget)
 {
-    while (*budget > 0 && q->free_count > 0) {
+    while (*budget > 0 && q->free_count > 0 && !blk_must_wait(q->blk)) {
         struct blk_request *req = blk_take(q);
         int rc =
             virtq_pop(q->vq, &req->chain, &q->iovs[(req - q->requests) * BLK_IOV_CAP], BLK_IOV_CAP);
@@ -391,6 +407,8 @@ static void blk_queue_kick(struct virtio_device *dev, struct virtq *vq)
             virtio_needs_reset(dev, "a request is malformed");
             break;
         }
+        if (blk_must_wait(blk))
+            break; /* goes on when it is back */
         if (budget == 0) {
             virtio_queue_kick_later(dev, vq);
             break;
@@ -398,6 +416,7 @@ static void blk_queue_kick(struct virtio_device *dev, struct virtq *vq)
         budget--; /* a driver that takes back what it made available must not keep us here */
     } while (virtq_enable_kick(vq));
     blk_notify(q);
+    blk_update_hold(blk);
 }
 
 /* --- back from the disk --- */
@@ -434,6 +453,13 @@ static void blk_check_reset(struct virtio_blk *blk)
     }
 }
 
+/* Virtual clock: the request that others waited for is back. */
+static void blk_go_on(struct blk_queue *q)
+{
+    if (q->vq->s->enabled && !blk_must_wait(q->blk))
+        blk_queue_kick(&q->blk->dev, q->vq);
+}
+
 /* All that the disk completed in this iteration of the loop. */
 static void blk_disk_done_all(struct loop_task *task)
 {
@@ -451,6 +477,9 @@ static void blk_disk_done_all(struct loop_task *task)
     for (unsigned i = 0; i < blk->dev.queue_count; i++)
         blk_notify(&blk->queues[i]);
     blk_check_reset(blk);
+    for (unsigned i = 0; blk->dev.fn.dev.clock && i < blk->dev.queue_count; i++)
+        blk_go_on(&blk->queues[i]);
+    blk_update_hold(blk);
     bool ended = blk->ending && blk->in_flight == 0;
     device_unlock(&blk->dev.fn.dev);
     if (ended)

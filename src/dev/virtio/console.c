@@ -26,6 +26,7 @@ struct virtio_console {
     struct virtio_device dev; /* first */
     struct virtio_console_state state;
     struct char_dev *chr;
+    bool held;                       /* device_hold(): output waits for the host's reader */
     uint16_t cols, rows;             /* of the host's terminal: no state of the guest */
     struct iovec iov[VIRTQ_IOV_MAX]; /* of the chain at hand; lock held */
 };
@@ -80,9 +81,11 @@ static void console_transmit(struct virtio_console *con)
     struct virtq *vq = &con->dev.queues[VIRTIO_CONSOLE_TX];
     struct virtq_chain chain;
     uint64_t bytes = 0;
-    bool pushed = false;
-    if (!virtio_is_live(&con->dev))
+    bool pushed = false, full = false;
+    if (!virtio_is_live(&con->dev)) {
+        device_hold(&con->dev.fn.dev, &con->held, false);
         return;
+    }
     virtq_disable_kick(vq);
     for (unsigned turns = 0;; turns++) {
         if (turns == CONSOLE_TURN_CHAINS || bytes >= CONSOLE_TURN_BYTES) {
@@ -97,6 +100,7 @@ static void console_transmit(struct virtio_console *con)
         }
         if (!console_write_chain(con, &chain, &con->state.tx_offset)) {
             virtq_unpop(vq, &chain);
+            full = true;
             break; /* no kick is of use until writable() */
         }
         con->state.tx_offset = 0;
@@ -106,6 +110,7 @@ static void console_transmit(struct virtio_console *con)
     }
     if (pushed)
         virtio_queue_notify(&con->dev, vq);
+    device_hold(&con->dev.fn.dev, &con->held, full);
 }
 
 static void console_writable(void *ctx)
@@ -181,8 +186,10 @@ static void console_queue_kick(struct virtio_device *dev, struct virtq *vq)
 static bool console_reset(struct virtio_device *dev, struct virtq *vq)
 {
     struct virtio_console *con = to_console(dev);
-    if (!vq || vq->index == VIRTIO_CONSOLE_TX)
+    if (!vq || vq->index == VIRTIO_CONSOLE_TX) {
         con->state.tx_offset = 0;
+        device_hold(&dev->fn.dev, &con->held, false);
+    }
     return true;
 }
 

@@ -165,9 +165,12 @@ void virtio_queue_kick_later(struct virtio_device *dev, const struct virtq *vq)
     uint64_t one = 1;
     if (dev->pci->notifiers == NULL)
         return;
+    struct virtio_notifier *n = &dev->pci->notifiers[vq->index];
+    n->pending = true;
+    device_hold(&dev->fn.dev, &n->held, true);
     /* Blocks only at 2^64 - 1 kicks that the loop has not read, fails never. */
-    ssize_t n = write(dev->pci->notifiers[vq->index].event.fd, &one, sizeof(one));
-    (void)n;
+    ssize_t written = write(n->event.fd, &one, sizeof(one));
+    (void)written;
 }
 
 /* A notification that came as an access, for want of an ioeventfd. */
@@ -184,8 +187,10 @@ static void on_kick(struct loop_event *event)
     struct virtio_device *dev = n->dev;
     device_lock(&dev->fn.dev);
     struct virtq *vq = &dev->queues[n->queue];
+    n->pending = false;
     if (vq->s->enabled && virtio_is_live(dev))
         dev->ops->queue_kick(dev, vq);
+    device_hold(&dev->fn.dev, &n->held, n->pending);
     device_unlock(&dev->fn.dev);
 }
 

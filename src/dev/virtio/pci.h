@@ -53,6 +53,7 @@ enum virtio_notify_window {
 struct virtio_notifier {
     struct virtio_device *dev;
     unsigned queue;
+    bool pending, held; /* a kick by virtio_queue_kick_later() is on its way; device_hold() */
     struct loop_event event;
     /* What the engine was told. */
     bool registered[VIRTIO_NOTIFY_WINDOWS];

@@ -30,6 +30,10 @@ struct chip_clock {
     uint64_t base_ns; /* guest time when it last started or stopped */
     uint64_t host_ns; /* host time then */
 
+    unsigned holds; /* atomic */
+    void (*released)(void *ctx);
+    void *released_ctx;
+
     bool quit, has_thread;
     pthread_t thread;
 };
@@ -306,4 +310,26 @@ bool chip_clock_skip(struct chip_clock *c)
     }
     pthread_mutex_unlock(&c->lock);
     return deadline != CHIP_NEVER;
+}
+
+void chip_clock_hold(struct chip_clock *c)
+{
+    __atomic_fetch_add(&c->holds, 1, __ATOMIC_SEQ_CST);
+}
+
+void chip_clock_release(struct chip_clock *c)
+{
+    if (__atomic_sub_fetch(&c->holds, 1, __ATOMIC_SEQ_CST) == 0 && c->released)
+        c->released(c->released_ctx);
+}
+
+bool chip_clock_is_held(const struct chip_clock *c)
+{
+    return __atomic_load_n(&c->holds, __ATOMIC_SEQ_CST) > 0;
+}
+
+void chip_clock_on_release(struct chip_clock *c, void (*fn)(void *ctx), void *ctx)
+{
+    c->released = fn;
+    c->released_ctx = ctx;
 }

@@ -60,4 +60,16 @@ uint64_t chip_clock_advance(struct chip_clock *clock, uint64_t now_ns);
  * an input from outside goes on: time stands still until then). */
 bool chip_clock_skip(struct chip_clock *clock);
 
+/*
+ * [any] Guest time stands while there is a hold: the vCPU executes no instruction. What the guest
+ * asked of another thread (a disk's request) is held for from the access that asked to the
+ * interrupt that answers, so that the answer comes at the same instruction in each run, however
+ * long the host takes. On the host's clock it has no effect.
+ */
+void chip_clock_hold(struct chip_clock *clock);
+void chip_clock_release(struct chip_clock *clock);
+bool chip_clock_is_held(const struct chip_clock *clock);
+/* Called, on whatever thread it is, when the last hold is gone. Before the first hold. */
+void chip_clock_on_release(struct chip_clock *clock, void (*fn)(void *ctx), void *ctx);
+
 #endif

@@ -146,7 +146,7 @@ enum soft_event {
     SOFT_EVENT_SIPI = 1 << 4,   /* with soft_cpu.sipi_vector */
     SOFT_EVENT_MMU = 1 << 5,    /* mmu_serve(): another vCPU wants something dropped from our TLB */
     SOFT_EVENT_STOP = 1 << 6,   /* another vCPU is in an exclusive section: wait for its end */
-    SOFT_EVENT_CLOCK = 1 << 7,  /* virtual clock: a timer is due */
+    SOFT_EVENT_CLOCK = 1 << 7,  /* virtual clock: nothing holds it any more */
     SOFT_EVENT_UNHALT = 1 << 8, /* a paravirtual kick: go on after HLT */
 };
 

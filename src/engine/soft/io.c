@@ -10,9 +10,11 @@
 #include "base/units.h"
 #include "engine/soft/vm.h"
 
+/* On a virtual clock in any case: the device may hold the clock, and where a block ends must not
+ * depend on whether it has let it go already. */
 static void after_upcall(struct soft_cpu *cpu)
 {
-    if (__atomic_load_n(&cpu->events, __ATOMIC_ACQUIRE))
+    if (__atomic_load_n(&cpu->events, __ATOMIC_ACQUIRE) || chip_clock_is_virtual(cpu->vm->clock))
         cpu->stop_block = true;
 }
 

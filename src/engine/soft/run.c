@@ -261,6 +261,30 @@ static bool clock_skip(struct soft_cpu *cpu)
     return true;
 }
 
+/*
+ * Another thread works on what the guest asked for: no instruction until it is done, so that its
+ * interrupt comes at this one. Not a sleep of the guest's: it does not see it. False: kicked.
+ */
+static bool wait_for_release(struct soft_cpu *cpu)
+{
+    bool kicked = false;
+    running_leave(cpu);
+    __atomic_store_n(&cpu->sleeping, 1, __ATOMIC_SEQ_CST);
+    for (;;) {
+        /* The event goes before the look at what it tells: a later one changes the futex. */
+        event_take(cpu, SOFT_EVENT_CLOCK);
+        uint32_t events = __atomic_load_n(&cpu->events, __ATOMIC_SEQ_CST);
+        kicked = events & SOFT_EVENT_KICK;
+        if (kicked || !chip_clock_is_held(cpu->vm->clock))
+            break;
+        if (!(events & SOFT_EVENT_CLOCK))
+            syscall(SYS_futex, &cpu->events, FUTEX_WAIT_PRIVATE, events, NULL, NULL, 0);
+    }
+    __atomic_store_n(&cpu->sleeping, 0, __ATOMIC_SEQ_CST);
+    running_enter(cpu);
+    return !kicked;
+}
+
 static void sleep_until_event(struct soft_cpu *cpu)
 {
     pv_sleeps(cpu);
@@ -508,6 +532,10 @@ static void run_loop(struct soft_cpu *cpu)
     bool virtual_clock = chip_clock_is_virtual(cpu->vm->clock);
     cpu->deliveries = 0;
     for (;;) {
+        if (virtual_clock && chip_clock_is_held(cpu->vm->clock) && !wait_for_release(cpu)) {
+            event_take(cpu, SOFT_EVENT_KICK);
+            return; /* exit->kind is KICK */
+        }
         if (virtual_clock && cpu->instructions >= cpu->clock_check)
             clock_advance(cpu);
         /* Before the look: what comes later sets it again. */

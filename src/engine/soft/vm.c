@@ -72,6 +72,11 @@ static uint64_t ns_at_tsc(void *ctx, unsigned id, uint64_t tsc)
     return tsc > adjust ? tsc - adjust : 0;
 }
 
+static void on_clock_released(void *ctx)
+{
+    notify(ctx, 0, SOFT_EVENT_CLOCK);
+}
+
 static const struct irqchip_upcalls chip_upcalls = {
     .wake = on_wake,
     .nmi = on_nmi,
@@ -134,6 +139,7 @@ static int make_parts(struct soft_vm *vm, struct err *err)
                               config->virtual_clock ? CHIP_CLOCK_VIRTUAL : CHIP_CLOCK_HOST, err);
     if (code < 0)
         return code;
+    chip_clock_on_release(vm->clock, on_clock_released, vm);
     const struct irqchip_config chips = {
         .cpu_count = config->vcpu_count, .clock = vm->clock, .upcalls = &chip_upcalls, .ctx = vm};
     return irqchip_new(&vm->irqchip, &chips, err);
@@ -210,6 +216,9 @@ static int soft_msi_send(struct engine_vm *evm, uint64_t addr, uint32_t data)
 static int soft_ioeventfd_add(struct engine_vm *evm, const struct engine_ioeventfd *ioeventfd)
 {
     struct soft_vm *vm = soft_vm_of(evm);
+    /* Virtual clock: the device must hold it before the write has ended. */
+    if (chip_clock_is_virtual(vm->clock))
+        return -ENOTSUP;
     pthread_mutex_lock(&vm->ioeventfd_lock);
     bool taken = false;
     for (unsigned i = 0; i < vm->ioeventfd_count; i++) {
