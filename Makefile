@@ -146,7 +146,7 @@ e2e: all
 	@tool/check e2e
 
 bench: all
-	@tool/deps run
+	@tool/deps bench
 	@bench/run $(ARGS)
 
 install: all
