@@ -222,6 +222,10 @@ struct pending {
 static struct pending pending[3][VIRTQ_SIZE_MAX];
 /* A descriptor was corrupted: it may lead into any buffer, and contents mean nothing any more. */
 static bool tainted;
+/* And it leads the device into the rings, which lie below the buffers: nothing can be read from
+ * them any more, until the next restart. */
+static bool rings_lost;
+static uint64_t buffers_at;
 
 static uint32_t pick_len(void)
 {
@@ -259,6 +263,7 @@ static void add(unsigned queue, struct vtest_seg *segs, unsigned count)
         else
             seg->write = !seg->write;
         tainted = true;
+        rings_lost |= seg->write && seg->gpa < buffers_at;
     }
     q->indirect = next_byte() & 1;
     int id = vtest_add(q, segs, count);
@@ -360,7 +365,7 @@ static void check_packet(uint32_t len)
 
 static struct pending *take(unsigned queue, struct vtest_used *used)
 {
-    if (!vtest_used(&d.queues[queue], used))
+    if (rings_lost || !vtest_used(&d.queues[queue], used))
         return NULL;
     struct pending *p = &pending[queue][used->id];
     if (!p->used)
@@ -396,10 +401,11 @@ static void restart(uint64_t features)
 {
     memset(pending, 0, sizeof(pending));
     host_count = taken_count = taken_first = 0;
-    full = tainted = false;
+    full = tainted = rings_lost = false;
     t.next_gpa = MIB;
     if (!vtest_start(&d, features, 3))
         abort();
+    buffers_at = t.next_gpa;
 }
 
 static void run_op(uint64_t features)
@@ -455,7 +461,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         run_loop();
     take_used();
     if (!(vtest_status(&d) & VTEST_STATUS_RESET)) {
-        for (unsigned i = 0; i < VIRTQ_SIZE_MAX; i++) {
+        for (unsigned i = 0; i < VIRTQ_SIZE_MAX && !rings_lost; i++) {
             if (pending[QUEUE_TX][i].used || pending[QUEUE_CTRL][i].used)
                 abort();
         }
