@@ -158,7 +158,7 @@ def test_config_round_trip(host, places):
                "serial=abc,queues=2 --disk {work}/big,cache=writeback --net user,forward="
                "tcp:127.0.0.1:2222-:22,forward=udp:127.0.0.1:5353-:53,restricted --net "
                "tap=tap7,mac=52:54:00:00:00:07 --serial stdio --serial null --console "
-               "file:{work}/console --rng off --hpet on --exit-port --debugcon --on-reboot exit "
+               "file:{work}/console --rng off --hpet on --exit-port --debugcon --stats --on-reboot exit "
                "--on-panic continue --on-triple-fault restart").format(**places)
     first = host.run(f"hull run {options} --print-config").check().out
     described = json.loads(first)

@@ -87,3 +87,19 @@ def test_virtual_clock_twice_is_the_same(hull):
         runs.append(result.out)
     assert "/dev/vda" in runs[0] and "\n40000" in runs[0].replace("\r", "")
     assert runs[0] == runs[1]
+
+
+def test_stats(hull):
+    """--stats: what the engine has counted, a column a vCPU, on standard error when the VM has ended."""
+    run = hull.boot("true", "--stats", cpus=2, timeout=240).good()
+    lines = [line for line in run.err.splitlines() if not line.startswith("hull:")]
+    assert re.fullmatch(r"engine soft +all +vCPU 0 +vCPU 1", lines[0]), run.err
+    rows = {" ".join(words[:-3]): [int(word) for word in words[-3:]]
+            for words in (line.split() for line in lines[1:])}
+    for total, first, second in rows.values():
+        assert total == first + second
+    assert all(count > 10**6 for count in rows["instructions"])
+    for name in ("blocks made", "TLB misses", "sleeps", "device port writes", "exception 14 #PF"):
+        assert all(count > 0 for count in rows[name]), name
+    assert any(name.startswith("interrupt 0x") for name in rows)
+    assert "engine soft" not in hull.boot("true", timeout=240).good().err

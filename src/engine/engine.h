@@ -24,6 +24,7 @@
 
 struct chip_clock;
 struct err;
+struct engine_stats;
 struct engine_vm;
 struct engine_vcpu;
 
@@ -215,6 +216,9 @@ struct engine_ops {
     /* [vcpu] The guest-physical address behind a linear one, as the guest's kernel would read it,
      * without a side effect; false: not mapped. */
     bool (*vcpu_translate)(struct engine_vcpu *vcpu, gva_t gva, gpa_t *gpa);
+
+    /* [vcpu] Add what the vCPU has counted since it was made: stats.h. May be NULL. */
+    void (*vcpu_stats)(struct engine_vcpu *vcpu, struct engine_stats *stats);
 
     /* The guest's clock where that is not the host's, for all devices; or NULL, also as the op. */
     struct chip_clock *(*virtual_clock)(struct engine_vm *vm);

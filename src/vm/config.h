@@ -106,6 +106,7 @@ struct vm_config {
     bool hpet;
     bool exit_port; /* isa-debug-exit at 0xf4 */
     bool debugcon;  /* port 0x402 to the log */
+    bool stats;     /* the engine's counters to standard error at the end */
 
     char *gdb;     /* where a debugger can connect: gdb_config.where; NULL: nowhere */
     bool gdb_wait; /* do not run before it says so */

@@ -129,5 +129,7 @@ const struct config_field config_options[] = {
      .value = "exit|restart|continue", .help = "when it reports a panic (default: exit)"},
     {OPTION("on-triple-fault",                                               CONFIG_ENUM, on_triple_fault), .names = restart_names,
      .value = "exit|restart", .help = "when a vCPU triple-faults (default: exit)"},
-    {0                                                     },
+    {OPTION("stats",                                                      CONFIG_FLAG, stats),
+     .help = "when the VM ends, write what the engine has counted to standard error"},
+    {0                                  },
 };

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
@@ -14,6 +15,7 @@
 #include "base/log.h"
 #include "base/units.h"
 #include "char/char.h"
+#include "engine/stats.h"
 #include "gdb/gdb.h"
 #include "vm/board.h"
 #include "vm/debug.h"
@@ -60,7 +62,8 @@ struct vm {
     struct loop_task event_task;
     struct debug debug;
 
-    int status; /* how vm_run() ends */
+    int status;  /* how vm_run() ends */
+    char *stats; /* the table that vm_free() writes when the terminal is as it was */
 };
 
 /* --- the way out by force --- */
@@ -543,6 +546,20 @@ int vm_new_on(struct vm **vm, const struct vm_config *config, const struct engin
     return vm_make(vm, config, ops, NULL, err);
 }
 
+static void collect_stats(struct vm *vm)
+{
+    unsigned count = vm->config->cpus;
+
+    if (!vm->config->stats || !vm->ops->vcpu_stats)
+        return;
+    struct engine_stats *stats = calloc(count, sizeof(*stats));
+    for (unsigned i = 0; stats && i < count; i++)
+        vm->ops->vcpu_stats(vcpus_get(vm->vcpus, i), &stats[i]);
+    if (stats)
+        vm->stats = engine_stats_table(vm->ops->name, stats, count);
+    free(stats);
+}
+
 int vm_run(struct vm *vm)
 {
     if (!vm->config->gdb_wait)
@@ -551,6 +568,7 @@ int vm_run(struct vm *vm)
     signals_immediate(vm);
     vcpus_pause(vm->vcpus);
     debug_end(&vm->debug, vm->status);
+    collect_stats(vm);
     board_quiesce(&vm->board);
     return vm->status;
 }
@@ -563,6 +581,9 @@ void vm_free(struct vm *vm)
     vcpus_free(vm->vcpus);
     if (vm->board.engine)
         board_fini(&vm->board);
+    if (vm->stats)
+        fputs(vm->stats, stderr);
+    free(vm->stats);
     if (vm->engine)
         vm->ops->vm_free(vm->engine);
     bus_free(vm->bus);

@@ -99,6 +99,8 @@ struct kvm_machine {
     unsigned vcpus;           /* that vcpu_new has handed out */
 };
 
+#define KVM_EXITS_COUNTED 64
+
 struct kvm_cpu {
     struct engine_vcpu base;
     struct kvm_machine *vm;
@@ -110,6 +112,9 @@ struct kvm_cpu {
     bool fresh;      /* has not run since it was created or reset */
     bool set;        /* vcpu_set has been called since it was created or reset */
     bool io_pending; /* the last exit's access is not finished before KVM_RUN is entered again */
+
+    uint64_t exits[KVM_EXITS_COUNTED]; /* by reason; the last one: all that are beyond */
+    uint64_t interrupted;              /* KVM_RUNs that a signal ended */
 
     struct kvm_sregs fresh_sregs; /* with the local APIC's base, which marks the BSP */
     struct kvm_lapic_state fresh_lapic;
@@ -188,6 +193,7 @@ void kvm_vm_measure(struct engine_vm *vm, struct engine_probe *probe);
 
 /* report.c: all fill exit as ENGINE_EXIT_FAILURE. */
 void kvm_report_exit(struct kvm_cpu *cpu, struct engine_exit *exit);
+void kvm_vcpu_stats(struct engine_vcpu *vcpu, struct engine_stats *stats);
 void kvm_report_run_error(struct kvm_cpu *cpu, int code, struct engine_exit *exit);
 
 #endif

@@ -7,6 +7,7 @@
 #include "base/units.h"
 #include "engine/kvm/internal.h"
 #include "engine/report.h"
+#include "engine/stats.h"
 
 /* In newer headers than the oldest that Hull builds with. */
 #ifndef KVM_EXIT_MEMORY_FAULT
@@ -36,6 +37,20 @@ static const char *const exit_names[] = {
     [KVM_EXIT_NOTIFY] = "NOTIFY",
     [KVM_EXIT_MEMORY_FAULT] = "MEMORY_FAULT",
 };
+
+void kvm_vcpu_stats(struct engine_vcpu *vcpu, struct engine_stats *stats)
+{
+    const struct kvm_cpu *cpu = kvm_cpu_of(vcpu);
+    engine_stats_add(stats, cpu->exits[KVM_EXIT_IO], "device port accesses");
+    engine_stats_add(stats, cpu->exits[KVM_EXIT_MMIO], "device memory accesses");
+    engine_stats_add(stats, cpu->interrupted, "interrupted by a signal");
+    for (unsigned i = 0; i < KVM_EXITS_COUNTED; i++) {
+        if (i != KVM_EXIT_IO && i != KVM_EXIT_MMIO)
+            engine_stats_add_ranked(stats, cpu->exits[i], "exit %u %s", i,
+                                    i < ARRAY_LEN(exit_names) && exit_names[i] ? exit_names[i]
+                                                                               : "");
+    }
+}
 
 /* The bytes at CS:RIP, through the guest's page tables and out of its memory. */
 static size_t read_instruction(struct kvm_cpu *cpu, const struct kvm_regs *regs,

@@ -207,6 +207,11 @@ static int enter(struct kvm_cpu *cpu)
 {
     int rc = ioctl(cpu->fd, KVM_RUN, 0);
     int code = rc < 0 ? -errno : 0;
+    unsigned reason = code == 0 ? cpu->run->exit_reason : 0;
+    if (code == 0)
+        cpu->exits[reason < KVM_EXITS_COUNTED ? reason : KVM_EXITS_COUNTED - 1]++;
+    else if (code == -EINTR)
+        cpu->interrupted++;
     cpu->io_pending = code == 0 && (cpu->run->exit_reason == KVM_EXIT_IO ||
                                     cpu->run->exit_reason == KVM_EXIT_MMIO);
     return code;

@@ -355,6 +355,7 @@ const struct engine_ops engine_kvm = {
     .vcpu_debug = kvm_vcpu_debug,
     .vcpu_pass_breakpoint = kvm_vcpu_pass_breakpoint,
     .vcpu_translate = kvm_vcpu_translate,
+    .vcpu_stats = kvm_vcpu_stats,
     .vcpu_max = kvm_vcpu_max,
     .phys_bits = kvm_phys_bits,
 };

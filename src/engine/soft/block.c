@@ -250,7 +250,9 @@ static struct block *find_slowly(struct soft_cpu *cpu, struct block_front *front
     limit_bytes(cpu, cpu->rip, 1);
     f.page = mmu_fetch_page(cpu, f.la, &f.host);
     struct block *b = lookup(cpu, f.page | (f.la & PAGE_MASK), cpu->rip, mode);
-    if (!b)
+    if (b)
+        cpu->blocks->stats.found++;
+    else
         b = make(cpu, &f, mode);
     /* Code segments that are not flat have a base and a limit that may change under the same key.
      */

@@ -39,6 +39,7 @@ struct block {
 
 #define TRANSLATE_NEVER UINT32_MAX
 
+/* found: by address, where the cache by RIP did not know it. stale: seen to be so in a search. */
 struct block_stats {
     uint64_t made, found, stale, flushes;
 };

@@ -219,6 +219,18 @@ struct soft_fpu {
     uint32_t pkru;
 } __attribute__((aligned(64)));
 
+/* For `hull run --stats`. Plain counters, on paths that are slow anyway. */
+struct soft_stats {
+    uint64_t exceptions[32];
+    uint64_t interrupts[256];
+    uint64_t sleeps;
+    uint64_t held; /* virtual clock: waits for devices */
+    uint64_t tlb_fills;
+    uint64_t port_reads, port_writes, memory_reads, memory_writes; /* that went up to devices */
+    uint64_t chips; /* accesses to interrupt controllers and timers */
+    uint64_t ioeventfds;
+};
+
 struct soft_cpu {
     struct engine_vcpu base;
 
@@ -285,6 +297,7 @@ struct soft_cpu {
     struct tlb *tlb;            /* mmu.c */
     struct block_cache *blocks; /* block.c */
     struct lapic *lapic;        /* chip/lapic.h */
+    struct soft_stats stats;
     int memory_fd;              /* of this struct: mmu_cpu_alloc(); 0: ordinary memory */
 
     /* Translated code's, which finds this struct at %gs:0. translate.c */

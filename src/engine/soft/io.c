@@ -55,8 +55,10 @@ void soft_pio_read(struct soft_cpu *cpu, uint16_t port, unsigned size, void *dat
     if (size == 1 && irqchip_pio_read(vm->irqchip, port, at)) {
         for (uint32_t i = 1; i < count; i++)
             irqchip_pio_read(vm->irqchip, port, at + i);
+        cpu->stats.chips += count;
         return;
     }
+    cpu->stats.port_reads++;
     vm->config.upcalls->pio_read(vm->config.upcall_ctx, port, size, data, count);
     after_upcall(cpu);
 }
@@ -79,10 +81,14 @@ void soft_pio_write(struct soft_cpu *cpu, uint16_t port, unsigned size, const vo
     if (write_chips(vm, port, size, at)) {
         for (uint32_t i = 1; i < count; i++)
             write_chips(vm, port, size, at + (size_t)i * size);
+        cpu->stats.chips += count;
         return;
     }
-    if (count == 1 && fire_ioeventfd(vm, ENGINE_SPACE_PIO, port, size))
+    if (count == 1 && fire_ioeventfd(vm, ENGINE_SPACE_PIO, port, size)) {
+        cpu->stats.ioeventfds++;
         return;
+    }
+    cpu->stats.port_writes++;
     vm->config.upcalls->pio_write(vm->config.upcall_ctx, port, size, data, count);
     after_upcall(cpu);
 }
@@ -99,8 +105,11 @@ void soft_mmio_read(struct soft_cpu *cpu, uint64_t gpa, unsigned size, void *dat
 {
     struct soft_vm *vm = cpu->vm;
     uint8_t *at = data;
-    if (irqchip_mmio_read(vm->irqchip, cpu->base.id, gpa, size, data))
+    if (irqchip_mmio_read(vm->irqchip, cpu->base.id, gpa, size, data)) {
+        cpu->stats.chips++;
         return;
+    }
+    cpu->stats.memory_reads++;
     while (size > 0) {
         unsigned now = natural(size);
         vm->config.upcalls->mmio_read(vm->config.upcall_ctx, GPA(gpa), now, at);
@@ -115,9 +124,15 @@ void soft_mmio_write(struct soft_cpu *cpu, uint64_t gpa, unsigned size, const vo
 {
     struct soft_vm *vm = cpu->vm;
     const uint8_t *at = data;
-    if (irqchip_mmio_write(vm->irqchip, cpu->base.id, gpa, size, data) ||
-        fire_ioeventfd(vm, ENGINE_SPACE_MMIO, gpa, size))
+    if (irqchip_mmio_write(vm->irqchip, cpu->base.id, gpa, size, data)) {
+        cpu->stats.chips++;
         return;
+    }
+    if (fire_ioeventfd(vm, ENGINE_SPACE_MMIO, gpa, size)) {
+        cpu->stats.ioeventfds++;
+        return;
+    }
+    cpu->stats.memory_writes++;
     while (size > 0) {
         unsigned now = natural(size);
         vm->config.upcalls->mmio_write(vm->config.upcall_ctx, GPA(gpa), now, at);

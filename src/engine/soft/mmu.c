@@ -393,6 +393,7 @@ static void note_large(struct tlb_space *space, uint64_t la, uint64_t page_size)
 static void fill(struct soft_cpu *cpu, uint64_t la, const struct mmu_page *found, struct page *page)
 {
     struct tlb_sets *sets = cpu->tlb->sets;
+    cpu->stats.tlb_fills++;
     page->fast_write = found->writable && !page->region->region->read_only &&
                        pages_allow_fast_write(cpu, page->region, page->offset);
     struct tlb_entry *e = entry_for(cpu, la);

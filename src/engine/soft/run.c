@@ -256,6 +256,7 @@ static bool clock_skip(struct soft_cpu *cpu)
     clock_advance(cpu);
     if (!chip_clock_skip(cpu->vm->clock))
         return false;
+    cpu->stats.sleeps++;
     cpu->clock_offset_ns = chip_clock_now(cpu->vm->clock) - cpu->instructions;
     cpu->clock_check = cpu->instructions;
     return true;
@@ -268,6 +269,7 @@ static bool clock_skip(struct soft_cpu *cpu)
 static bool wait_for_release(struct soft_cpu *cpu)
 {
     bool kicked = false;
+    cpu->stats.held++;
     running_leave(cpu);
     __atomic_store_n(&cpu->sleeping, 1, __ATOMIC_SEQ_CST);
     for (;;) {
@@ -287,6 +289,7 @@ static bool wait_for_release(struct soft_cpu *cpu)
 
 static void sleep_until_event(struct soft_cpu *cpu)
 {
+    cpu->stats.sleeps++;
     pv_sleeps(cpu);
     running_leave(cpu);
     __atomic_store_n(&cpu->sleeping, 1, __ATOMIC_SEQ_CST);
@@ -329,6 +332,7 @@ static void do_sipi(struct soft_cpu *cpu)
 static void deliver_external(struct soft_cpu *cpu, uint8_t vector)
 {
     cpu->activity = SOFT_ACTIVE;
+    cpu->stats.interrupts[vector]++;
     cpu->delivering = DELIVERING_BENIGN;
     intr_deliver_external(cpu, vector);
     cpu->delivering = -1;
@@ -520,6 +524,7 @@ static void deliver_exception(struct soft_cpu *cpu)
         soft_exit(cpu, ENGINE_EXIT_TRIPLE_FAULT, NULL);
     }
     cpu->instructions++; /* time passes, also where each handler's first instruction faults */
+    cpu->stats.exceptions[exception.vector & 31]++;
     cpu->delivering = exception.vector;
     cpu->activity = SOFT_ACTIVE;
     cpu->no_interrupt = false;

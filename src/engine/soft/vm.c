@@ -15,6 +15,7 @@
 #include "engine/soft/block.h"
 #include "engine/soft/mmu.h"
 #include "engine/soft/translate.h"
+#include "engine/stats.h"
 
 #define RESET_RIP 0xfff0
 #define VCPUS_MAX 255 /* 8-bit destinations of IOAPIC and MSI */
@@ -461,6 +462,44 @@ static int soft_vcpu_set_fpu(struct engine_vcpu *vcpu, const struct cpu_fpu *fpu
     return 0;
 }
 
+/* --- counters --- */
+
+static const char *const exception_names[32] = {
+    [EXC_DE] = "#DE", [EXC_DB] = "#DB", [EXC_BP] = "#BP", [EXC_OF] = "#OF", [EXC_BR] = "#BR",
+    [EXC_UD] = "#UD", [EXC_NM] = "#NM", [EXC_DF] = "#DF", [EXC_TS] = "#TS", [EXC_NP] = "#NP",
+    [EXC_SS] = "#SS", [EXC_GP] = "#GP", [EXC_PF] = "#PF", [EXC_MF] = "#MF", [EXC_AC] = "#AC",
+    [EXC_MC] = "#MC", [EXC_XM] = "#XM",
+};
+
+static void soft_vcpu_stats(struct engine_vcpu *vcpu, struct engine_stats *stats)
+{
+    const struct soft_cpu *cpu = soft_cpu_of(vcpu);
+    const struct soft_stats *s = &cpu->stats;
+    struct block_stats blocks;
+    block_cache_stats(cpu, &blocks);
+    engine_stats_add(stats, cpu->instructions, "instructions");
+    engine_stats_add(stats, blocks.made, "blocks made");
+    engine_stats_add(stats, blocks.found, "blocks found by address");
+    engine_stats_add(stats, blocks.stale, "blocks found stale");
+    engine_stats_add(stats, blocks.flushes, "block cache flushes");
+    engine_stats_add(stats, s->tlb_fills, "TLB misses");
+    engine_stats_add(stats, s->sleeps, "sleeps");
+    if (chip_clock_is_virtual(cpu->vm->clock))
+        engine_stats_add(stats, s->held, "waits for devices");
+    engine_stats_add(stats, s->port_reads, "device port reads");
+    engine_stats_add(stats, s->port_writes, "device port writes");
+    engine_stats_add(stats, s->memory_reads, "device memory reads");
+    engine_stats_add(stats, s->memory_writes, "device memory writes");
+    engine_stats_add(stats, s->ioeventfds, "device notifications (ioeventfd)");
+    engine_stats_add(stats, s->chips, "accesses to interrupt chips, timers");
+    for (unsigned i = 0; i < ARRAY_LEN(s->exceptions); i++)
+        engine_stats_add_ranked(stats, s->exceptions[i], "exception %u %s", i,
+                                exception_names[i] ? exception_names[i] : "");
+    for (unsigned i = 0; i < ARRAY_LEN(s->interrupts); i++)
+        engine_stats_add_ranked(stats, s->interrupts[i], "interrupt %#x%s", i,
+                                i == EXC_NMI ? " NMI" : "");
+}
+
 /* --- debugging --- */
 
 static int soft_vcpu_debug(struct engine_vcpu *vcpu, const struct engine_debug *debug)
@@ -519,6 +558,7 @@ const struct engine_ops engine_soft = {
     .vcpu_debug = soft_vcpu_debug,
     .vcpu_pass_breakpoint = soft_vcpu_pass_breakpoint,
     .vcpu_translate = soft_vcpu_translate,
+    .vcpu_stats = soft_vcpu_stats,
     .virtual_clock = soft_virtual_clock,
     .vcpu_max = soft_vcpu_max,
     .phys_bits = soft_phys_bits,
