@@ -750,6 +750,47 @@ static void test_lines(void)
     machine_free(m);
 }
 
+/*
+ * A division by zero that is not masked, with CR0.NE clear: IRQ 13 at vector 0x75. Its handler
+ * marks and writes to port 0xf0, behind which an x87 instruction is executed in spite of what is
+ * pending; the second time it clears the exception before that write, which must then have no such
+ * effect.
+ */
+STUB(stub_ferr,
+     "movw $0x1100, 0x1d4; movw $0, 0x1d6\n"
+     "movb $0x11, %al; outb %al, $0x20; outb %al, $0xa0\n"
+     "movb $0x08, %al; outb %al, $0x21; movb $0x70, %al; outb %al, $0xa1\n"
+     "movb $4, %al; outb %al, $0x21; movb $2, %al; outb %al, $0xa1\n"
+     "movb $1, %al; outb %al, $0x21; outb %al, $0xa1\n"
+     "movb $0xfb, %al; outb %al, $0x21; movb $0xdf, %al; outb %al, $0xa1\n"
+     "fninit; movw $0x037b, 0x2010; fldcw 0x2010; xorw %bx, %bx; sti\n"
+     "fld1; fldz; fdivrp; fwait\n"
+     "fld1; fldz; fdivrp; fwait\n"
+     "cli; movb $0x0a, %al; outb %al, $0xa0; inb $0xa0, %al; movb %al, 0x2008\n"
+     "outb %al, $0x99; hlt\n"
+     ".org stub_ferr + 0x100\n"
+     "outb %al, $0x98; incw %bx; cmpw $2, %bx; je 1f\n"
+     "outb %al, $0xf0; fnstsw 0x2000; fld1; fistps 0x2002; fnstsw 0x2004; fnclex; jmp 2f\n"
+     "1: fnstsw 0x2006; fnclex; outb %al, $0xf0\n"
+     "2: movb $0x20, %al; outb %al, $0xa0; outb %al, $0x20; iretw");
+
+static void test_ferr(void)
+{
+    struct machine *m = machine_new(1);
+    LOAD(m, stub_ferr, 0);
+    if (run(m, "two x87 exceptions with CR0.NE clear")) {
+        uint16_t data[5] = {0};
+        mem_read(m->mem, GPA(DATA), data, sizeof(data));
+        is_int(m->marks, 2, "each is one interrupt 13");
+        is_int(data[0] & 0x8084, 0x8084, "it is pending in the handler");
+        is_int(data[1], 1, "behind the write to port 0xf0 the processor goes on");
+        is_int(data[2] & 0x8084, 0x8084, "and it is pending still");
+        is_int(data[3] & 0x8084, 0x8084, "the second one is not ignored");
+        is_int(data[4] & 0x20, 0, "the write to port 0xf0 has lowered IRQ 13");
+    }
+    machine_free(m);
+}
+
 /* INIT and SIPI (vector 8) to APIC id 1; id 1 marks and halts. */
 STUB(stub_bsp, "movl $0x1ff, %eax; movl %eax, 0xf0\n"
                "movl $0x01000000, %eax; movl %eax, 0x310\n"
@@ -842,6 +883,8 @@ static void test_engine(const struct engine_ops *ops)
     test_reset();
     test_dirty_log();
     test_lines();
+    if (!is_kvm()) /* an interrupt that KVM's processors do not have */
+        test_ferr();
     test_ioeventfd();
     test_messages();
     test_timer();

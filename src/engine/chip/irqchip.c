@@ -19,6 +19,9 @@
 
 #define CASCADE         2u
 
+#define FERR_IRQ        13u
+#define FERR_PORT       0xf0u
+
 #define DELIVERY_FIXED  0u
 #define DELIVERY_LOWEST 1u
 #define DELIVERY_NMI    4u
@@ -35,6 +38,8 @@ struct irqchip {
     bool gsi_level[16], pic_level[16]; /* two sources of a PIC input: lines and PCI links */
     bool pit_level;                    /* GSI 0 has two as well: the line and the PIT */
     bool ext_int;                      /* atomic: the PIC's INTR */
+    bool ferr, ignne;                  /* atomic to look at: levels of FERR# and IGNNE# */
+    bool irq13;                        /* the latch behind FERR#, which port 0xf0 clears */
     struct lapic lapics[];
 };
 
@@ -231,6 +236,46 @@ static void update_gsi0(struct irqchip *chip)
     ioapic_set(&chip->ioapic, 2, level);
 }
 
+/* --- FERR#, as the ICH9 has it (datasheet, 5.11.1.2): a latch, and port 0xf0 --- */
+
+static void update_irq13(struct irqchip *chip)
+{
+    bool level = chip->gsi_level[FERR_IRQ] || chip->irq13;
+    pic_set(&chip->pic, FERR_IRQ, level || chip->pic_level[FERR_IRQ]);
+    update_intr(chip);
+    ioapic_set(&chip->ioapic, FERR_IRQ, level);
+}
+
+void irqchip_ferr_set(struct irqchip *chip, bool level)
+{
+    if (__atomic_load_n(&chip->ferr, __ATOMIC_ACQUIRE) == level)
+        return;
+    pthread_mutex_lock(&chip->lock);
+    __atomic_store_n(&chip->ferr, level, __ATOMIC_RELEASE);
+    if (level) {
+        chip->irq13 = true;
+        update_irq13(chip);
+    } else {
+        __atomic_store_n(&chip->ignne, false, __ATOMIC_RELEASE);
+    }
+    pthread_mutex_unlock(&chip->lock);
+}
+
+bool irqchip_ignne(const struct irqchip *chip)
+{
+    return __atomic_load_n(&chip->ignne, __ATOMIC_ACQUIRE);
+}
+
+/* The error has been seen: FERR# is ignored until it goes. Lock held. */
+static void write_coprocessor_error(struct irqchip *chip)
+{
+    if (!chip->irq13)
+        return;
+    chip->irq13 = false;
+    update_irq13(chip);
+    __atomic_store_n(&chip->ignne, chip->ferr, __ATOMIC_RELEASE);
+}
+
 int irqchip_gsi_set(struct irqchip *chip, unsigned gsi, bool level)
 {
     if (gsi >= IOAPIC_PINS || gsi == CASCADE)
@@ -239,6 +284,9 @@ int irqchip_gsi_set(struct irqchip *chip, unsigned gsi, bool level)
     if (gsi == 0) {
         chip->gsi_level[0] = level;
         update_gsi0(chip);
+    } else if (gsi == FERR_IRQ) {
+        chip->gsi_level[FERR_IRQ] = level;
+        update_irq13(chip);
     } else {
         set_gsi(chip, gsi, level);
     }
@@ -254,6 +302,8 @@ int irqchip_pic_set(struct irqchip *chip, unsigned irq, bool level)
     chip->pic_level[irq] = level;
     if (irq == 0)
         update_gsi0(chip);
+    else if (irq == FERR_IRQ)
+        update_irq13(chip);
     else
         set_pic(chip, irq);
     pthread_mutex_unlock(&chip->lock);
@@ -414,10 +464,14 @@ bool irqchip_pio_write(struct irqchip *chip, uint16_t port, uint8_t value)
 {
     pthread_mutex_lock(&chip->lock);
     bool ours = pic_write(&chip->pic, port, value);
-    if (ours)
+    if (ours) {
         update_intr(chip);
-    else
+    } else if (port == FERR_PORT) {
+        write_coprocessor_error(chip);
+        ours = true;
+    } else {
         ours = pit_write(&chip->pit, port, value);
+    }
     pthread_mutex_unlock(&chip->lock);
     return ours;
 }
@@ -463,6 +517,9 @@ void irqchip_reset(struct irqchip *chip)
     memset(chip->gsi_level, 0, sizeof(chip->gsi_level));
     memset(chip->pic_level, 0, sizeof(chip->pic_level));
     chip->pit_level = false;
+    __atomic_store_n(&chip->ferr, false, __ATOMIC_RELEASE);
+    __atomic_store_n(&chip->ignne, false, __ATOMIC_RELEASE);
+    chip->irq13 = false;
     __atomic_store_n(&chip->ext_int, false, __ATOMIC_SEQ_CST);
     pthread_mutex_unlock(&chip->lock);
     for (unsigned i = 0; i < chip->config.cpu_count; i++)

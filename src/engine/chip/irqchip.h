@@ -53,6 +53,14 @@ int irqchip_pic_set(struct irqchip *chip, unsigned irq, bool level);
 void irqchip_pit_connect(struct irqchip *chip, bool on);
 int irqchip_msi_send(struct irqchip *chip, uint64_t addr, uint32_t data);
 
+/*
+ * The level of a processor's FERR#, an x87 exception with CR0.NE clear. Up, it latches IRQ 13,
+ * which a write to port 0xf0 clears; from then on IGNNE# tells the processor to go on in spite of
+ * the exception, until FERR# goes down (SDM vol. 1, D.2.1). Cheap where nothing changes.
+ */
+void irqchip_ferr_set(struct irqchip *chip, bool level);
+bool irqchip_ignne(const struct irqchip *chip);
+
 /* One message to one processor, by number (a paravirtual IPI). */
 struct ipi;
 void irqchip_send_to(struct irqchip *chip, unsigned cpu, const struct ipi *ipi);
@@ -82,7 +90,8 @@ bool irqchip_mmio_read(struct irqchip *chip, unsigned cpu, uint64_t gpa, unsigne
 bool irqchip_mmio_write(struct irqchip *chip, unsigned cpu, uint64_t gpa, unsigned size,
                         const void *data);
 
-/* Ports 0x20-21, 0xa0-a1, 0x4d0-4d1 (PIC), 0x40-43, 0x61 (PIT, speaker): done if theirs. */
+/* Ports 0x20-21, 0xa0-a1, 0x4d0-4d1 (PIC), 0x40-43, 0x61 (PIT, speaker), 0xf0
+ * (writes: coprocessor error): done if theirs. */
 bool irqchip_pio_read(struct irqchip *chip, uint16_t port, uint8_t *value);
 bool irqchip_pio_write(struct irqchip *chip, uint16_t port, uint8_t value);
 

@@ -105,7 +105,7 @@ static inline void gate_avx(struct soft_cpu *cpu)
 /*
  * A pending x87 exception at a waiting instruction: raises #MF, or where CR0.NE is 0 asserts FERR#
  * and returns false: the instruction is to be tried again (SDM vol. 3, 9.2.2: the processor stops
- * until an interrupt comes).
+ * until an interrupt comes). With IGNNE# it may go on, and true is returned.
  */
 bool x87_ready(struct soft_cpu *cpu, const struct insn *insn);
 

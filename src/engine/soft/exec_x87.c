@@ -13,8 +13,6 @@
 #include "engine/soft/stub.h"
 #include "engine/soft/vm.h"
 
-#define FERR_GSI 13
-
 /* --- state --- */
 
 static bool exception_pending(const struct soft_cpu *cpu)
@@ -22,10 +20,20 @@ static bool exception_pending(const struct soft_cpu *cpu)
     return x87_get16(cpu, X87_FSW) & ~x87_get16(cpu, X87_FCW) & FSW_EXCEPTIONS;
 }
 
+/* No exception is pending any more. */
+static void lower_ferr(struct soft_cpu *cpu)
+{
+    if (!(cpu->cr0 & CPU_CR0_NE) && cpu->vm && cpu->vm->irqchip)
+        irqchip_ferr_set(cpu->vm->irqchip, false);
+}
+
 void x87_update_es(struct soft_cpu *cpu)
 {
     uint16_t fsw = x87_get16(cpu, X87_FSW) & (uint16_t)~FSW_ES_B;
-    x87_put16(cpu, X87_FSW, exception_pending(cpu) ? fsw | FSW_ES_B : fsw);
+    bool pending = exception_pending(cpu);
+    x87_put16(cpu, X87_FSW, pending ? fsw | FSW_ES_B : fsw);
+    if (!pending)
+        lower_ferr(cpu);
 }
 
 static void set_control(struct soft_cpu *cpu, uint16_t value)
@@ -62,12 +70,6 @@ void x87_init(struct soft_cpu *cpu)
     x87_put16(cpu, X87_FCW, FCW_INIT);
 }
 
-static void lower_ferr(struct soft_cpu *cpu)
-{
-    if (!(cpu->cr0 & CPU_CR0_NE) && cpu->vm && cpu->vm->irqchip)
-        irqchip_gsi_set(cpu->vm->irqchip, FERR_GSI, false);
-}
-
 /* Execute the current instruction again, after what is pending has been looked at. */
 static void try_again(struct soft_cpu *cpu, const struct insn *insn)
 {
@@ -82,8 +84,11 @@ bool x87_ready(struct soft_cpu *cpu, const struct insn *insn)
         return true;
     if (cpu->cr0 & CPU_CR0_NE)
         soft_raise(cpu, EXC_MF);
-    if (cpu->vm && cpu->vm->irqchip)
-        irqchip_gsi_set(cpu->vm->irqchip, FERR_GSI, true);
+    if (cpu->vm && cpu->vm->irqchip) {
+        if (irqchip_ignne(cpu->vm->irqchip))
+            return true;
+        irqchip_ferr_set(cpu->vm->irqchip, true);
+    }
     try_again(cpu, insn);
     return false;
 }
@@ -151,8 +156,13 @@ static void gate_x87(struct soft_cpu *cpu)
         soft_raise(cpu, EXC_NM);
 }
 
-static void run(struct soft_cpu *cpu, const struct insn *insn, struct vec_frame *frame)
+/* Returns the unmasked exceptions that it has met. What IGNNE# has let wait is not shown to the
+ * host, which would raise it. */
+static uint16_t run(struct soft_cpu *cpu, const struct insn *insn, struct vec_frame *frame)
 {
+    uint16_t waiting = exception_pending(cpu) ? x87_get16(cpu, X87_FSW) & FSW_EXCEPTIONS : 0;
+    if (__builtin_expect(waiting, 0))
+        x87_put16(cpu, X87_FSW, x87_get16(cpu, X87_FSW) & (uint16_t) ~(FSW_EXCEPTIONS | FSW_ES_B));
     uint8_t pointers[X87_MXCSR - X87_FOP], mxcsr_mask[4];
     memcpy(pointers, cpu->fpu.x87 + X87_FOP, sizeof(pointers));
     memcpy(mxcsr_mask, cpu->fpu.x87 + X87_MXCSR_MASK, sizeof(mxcsr_mask));
@@ -162,6 +172,12 @@ static void run(struct soft_cpu *cpu, const struct insn *insn, struct vec_frame 
     memcpy(cpu->fpu.x87 + X87_MXCSR_MASK, mxcsr_mask, sizeof(mxcsr_mask));
     if (!is_control(insn))
         note_instruction(cpu, insn);
+    uint16_t met = x87_get16(cpu, X87_FSW) & ~x87_get16(cpu, X87_FCW) & FSW_EXCEPTIONS;
+    if (__builtin_expect(waiting, 0)) {
+        x87_put16(cpu, X87_FSW, x87_get16(cpu, X87_FSW) | waiting);
+        x87_update_es(cpu);
+    }
+    return met;
 }
 
 static void x87_register(struct soft_cpu *cpu, const struct insn *insn)
@@ -191,8 +207,7 @@ static void x87_store(struct soft_cpu *cpu, const struct insn *insn)
         return;
     uint64_t la = insn_linear(cpu, insn, insn->mem_bytes, true);
     vec_check_write(cpu, la, insn->mem_bytes);
-    run(cpu, insn, &frame);
-    if (!(x87_get16(cpu, X87_FSW) & ~x87_get16(cpu, X87_FCW) & FSW_EXCEPTIONS & ~0x20u))
+    if (!(run(cpu, insn, &frame) & ~0x20u))
         vec_write(cpu, la, frame.mem, insn->mem_bytes);
 }
 

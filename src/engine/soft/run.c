@@ -537,12 +537,14 @@ static void run_loop(struct soft_cpu *cpu)
     bool virtual_clock = chip_clock_is_virtual(cpu->vm->clock);
     cpu->deliveries = 0;
     for (;;) {
-        if (virtual_clock && chip_clock_is_held(cpu->vm->clock) && !wait_for_release(cpu)) {
-            event_take(cpu, SOFT_EVENT_KICK);
-            return; /* exit->kind is KICK */
+        if (__builtin_expect(virtual_clock, 0)) {
+            if (chip_clock_is_held(cpu->vm->clock) && !wait_for_release(cpu)) {
+                event_take(cpu, SOFT_EVENT_KICK);
+                return; /* exit->kind is KICK */
+            }
+            if (cpu->instructions >= cpu->clock_check)
+                clock_advance(cpu);
         }
-        if (virtual_clock && cpu->instructions >= cpu->clock_check)
-            clock_advance(cpu);
         /* Before the look: what comes later sets it again. */
         if (__atomic_load_n(&cpu->translated.attention, __ATOMIC_RELAXED))
             __atomic_store_n(&cpu->translated.attention, 0, __ATOMIC_SEQ_CST);
