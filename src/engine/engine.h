@@ -207,6 +207,7 @@ struct engine_ops {
 
     /* For debuggers: all of these five, or NULL. */
     int (*vcpu_get_fpu)(struct engine_vcpu *vcpu, struct cpu_fpu *fpu);
+    /* -EINVAL, and nothing is changed: reserved bits of MXCSR are set. */
     int (*vcpu_set_fpu)(struct engine_vcpu *vcpu, const struct cpu_fpu *fpu);
 
     /* [vcpu] From the next vcpu_run on; NULL: no debugging. -ENOTSUP: this engine cannot. */

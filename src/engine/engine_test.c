@@ -791,6 +791,24 @@ static void test_ferr(void)
     machine_free(m);
 }
 
+static void test_fpu_state(void)
+{
+    struct machine *m = machine_new(1);
+    struct cpu_fpu fpu, got;
+    is_int(engine->vcpu_get_fpu(m->cpu[0], &fpu), 0, "read the FPU's state");
+    is_int(load_le32(fpu.fxsave + 24), 0x1f80, "MXCSR after reset");
+    store_le32(fpu.fxsave + 24, 0x1fa0);
+    memset(fpu.fxsave + 160, 0x5a, 16);
+    is_int(engine->vcpu_set_fpu(m->cpu[0], &fpu), 0, "set MXCSR and XMM0");
+    fpu.fxsave[160] = 0;
+    store_le32(fpu.fxsave + 24, 0x80001f80);
+    is_int(engine->vcpu_set_fpu(m->cpu[0], &fpu), -EINVAL, "reserved bits of MXCSR are refused");
+    is_int(engine->vcpu_get_fpu(m->cpu[0], &got), 0, "read it again");
+    is_int(load_le32(got.fxsave + 24), 0x1fa0, "MXCSR is as it was set");
+    ok(got.fxsave[160] == 0x5a && got.fxsave[175] == 0x5a, "and XMM0");
+    machine_free(m);
+}
+
 /* INIT and SIPI (vector 8) to APIC id 1; id 1 marks and halts. */
 STUB(stub_bsp, "movl $0x1ff, %eax; movl %eax, 0xf0\n"
                "movl $0x01000000, %eax; movl %eax, 0x310\n"
@@ -882,6 +900,7 @@ static void test_engine(const struct engine_ops *ops)
         test_processor_name();
     test_reset();
     test_dirty_log();
+    test_fpu_state();
     test_lines();
     if (!is_kvm()) /* an interrupt that KVM's processors do not have */
         test_ferr();

@@ -84,9 +84,8 @@ static void put_x87_header(const struct soft_cpu *cpu, const struct insn *insn, 
     }
 }
 
-static void get_x87(struct soft_cpu *cpu, const struct insn *insn, const uint8_t *legacy)
+static void get_x87(struct soft_cpu *cpu, bool wide, const uint8_t *legacy)
 {
-    bool wide = insn->prefixes & PREFIX_REX_W;
     uint64_t pointer_mask = wide ? ~0ULL : 0x0000ffffffffffffULL;
     memcpy(cpu->fpu.x87, legacy, 24);
     cpu->fpu.x87[X87_TAGS + 1] = 0;
@@ -130,9 +129,20 @@ static void fxrstor(struct soft_cpu *cpu, const struct insn *insn)
     gate_fxsave(cpu);
     mmu_read_bytes(cpu, legacy_operand(cpu, insn, false), image, FXSAVE_BYTES);
     check_mxcsr(cpu, get32(image + X87_MXCSR));
-    get_x87(cpu, insn, image);
+    get_x87(cpu, insn->prefixes & PREFIX_REX_W, image);
     fpu_set_mxcsr(cpu, get32(image + X87_MXCSR));
     memcpy(cpu->fpu.xmm, image + LEGACY_XMM_AT, xmm_bytes(cpu));
+}
+
+bool fpu_set_legacy(struct soft_cpu *cpu, const uint8_t image[FXSAVE_BYTES])
+{
+    uint32_t mxcsr = get32(image + X87_MXCSR);
+    if (mxcsr & ~MXCSR_VALID)
+        return false;
+    get_x87(cpu, true, image);
+    fpu_set_mxcsr(cpu, mxcsr);
+    memcpy(cpu->fpu.xmm, image + LEGACY_XMM_AT, sizeof(cpu->fpu.xmm));
+    return true;
 }
 
 /* --- XSAVE --- */
@@ -280,7 +290,7 @@ static void xrstor(struct soft_cpu *cpu, const struct insn *insn)
         check_mxcsr(cpu, get32(area + X87_MXCSR));
 
     if (components & COMPONENT_X87 && present & COMPONENT_X87) {
-        get_x87(cpu, insn, area);
+        get_x87(cpu, insn->prefixes & PREFIX_REX_W, area);
     } else if (components & COMPONENT_X87) {
         x87_init(cpu);
         memset(cpu->fpu.st, 0, sizeof(cpu->fpu.st));

@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "base/units.h"
 #include "engine/soft/block.h"
+#include "engine/soft/exec_xsave.h"
 #include "engine/soft/mmu.h"
 #include "engine/soft/translate.h"
 #include "engine/stats.h"
@@ -458,8 +459,7 @@ static int soft_vcpu_get_fpu(struct engine_vcpu *vcpu, struct cpu_fpu *fpu)
 
 static int soft_vcpu_set_fpu(struct engine_vcpu *vcpu, const struct cpu_fpu *fpu)
 {
-    memcpy(&soft_cpu_of(vcpu)->fpu, fpu->fxsave, sizeof(fpu->fxsave));
-    return 0;
+    return fpu_set_legacy(soft_cpu_of(vcpu), fpu->fxsave) ? 0 : -EINVAL;
 }
 
 /* --- counters --- */
