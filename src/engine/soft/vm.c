@@ -477,7 +477,18 @@ static void soft_vcpu_stats(struct engine_vcpu *vcpu, struct engine_stats *stats
     const struct soft_stats *s = &cpu->stats;
     struct block_stats blocks;
     block_cache_stats(cpu, &blocks);
-    engine_stats_add(stats, cpu->instructions, "instructions");
+    struct translate_stats code;
+    translate_stats(cpu, &code);
+    engine_stats_add(stats, cpu->instructions,
+                     chip_clock_is_virtual(cpu->vm->clock) ? "instructions"
+                                                           : "instructions of the first tier");
+    engine_stats_add(stats, code.blocks, "blocks translated");
+    engine_stats_add(stats, code.entered, "entries to translated code");
+    engine_stats_add(stats, code.steps, "instructions by handlers from there");
+    engine_stats_add(stats, code.links, "jumps linked");
+    engine_stats_add(stats, code.dropped, "translated blocks dropped");
+    engine_stats_add(stats, code.flushes, "translations all forgotten");
+    engine_stats_add(stats, code.code_bytes, "bytes of code");
     engine_stats_add(stats, blocks.made, "blocks made");
     engine_stats_add(stats, blocks.found, "blocks found by address");
     engine_stats_add(stats, blocks.stale, "blocks found stale");
