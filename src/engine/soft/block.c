@@ -45,7 +45,7 @@ static size_t hash_of(uint64_t gpa, uint64_t rip, uint32_t mode)
 
 static bool is_fresh(const struct block *b)
 {
-    return __atomic_load_n(b->current[0], __ATOMIC_ACQUIRE) == b->generation[0];
+    return __atomic_load_n(b->current, __ATOMIC_ACQUIRE) == b->generation;
 }
 
 /* The handler of what ends a block that has no branch at its end. */
@@ -210,8 +210,8 @@ static struct block *make(struct soft_cpu *cpu, struct fetch *f, uint32_t mode)
     b->mode = mode;
     b->code = b->indirect = b->stale = NULL;
     b->runs = 0;
-    b->current[0] = generation ? generation : &no_page;
-    b->generation[0] = before;
+    b->current = generation ? generation : &no_page;
+    b->generation = before;
     if (!generation || f->crossed) {
         /* Its second page may be mapped anew, or changed: decoded each time. */
         b->runs = TRANSLATE_NEVER;
@@ -285,7 +285,7 @@ struct block *block_of_insn(struct soft_cpu *cpu, const struct insn *insn)
     *b = (struct block){.rip = cpu->rip,
                         .count = 1,
                         .offset = (uint16_t)(cpu->rip & PAGE_MASK),
-                        .current = {&no_page}};
+                        .current = &no_page};
     b->insns[0] = *insn;
     b->insns[0].place = 0;
     b->insns[0].next_offset = (uint16_t)(b->offset + insn->len);

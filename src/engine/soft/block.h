@@ -2,11 +2,11 @@
 /*
  * Decoded code, kept: a block is a run of instructions up to the first branch (or what else ends
  * one: ATTR_ENDS_BLOCK), at most BLOCK_INSNS_MAX, starting in one page and ending in it or with an
- * instruction that crosses into the next. Blocks are keyed by guest-physical address and decoding
- * mode, so that they survive TLB flushes and serve all mappings; a small cache by RIP in front
- * makes the usual lookup a few loads.
+ * instruction that crosses into the next. Blocks are keyed by guest-physical and linear address and
+ * decoding mode, so that they survive TLB flushes, and translated code may have its own address in
+ * it; a small cache by RIP in front makes the usual lookup a few loads.
  *
- * A block is stale when the generation of its page (or pages) has moved on: mmu_code_watch().
+ * A block is stale when the generation of its page has moved on: mmu_code_watch().
  * Memory is bounded: when full, all blocks go.
  */
 #ifndef HULL_ENGINE_SOFT_BLOCK_H
@@ -18,22 +18,22 @@
 #define BLOCK_INSNS_MAX 48
 
 struct block {
-    uint64_t gpa;    /* of the first instruction */
-    uint64_t rip;    /* of the first instruction: mapped elsewhere it is another block */
-    uint32_t mode;   /* decoding mode: code_bits, vex, careful */
-    uint16_t count;  /* instructions; the last one stores RIP */
-    uint16_t offset; /* of the first instruction in its page */
-    uint32_t generation[2];
-    const uint32_t *current[2]; /* of the page, and of the second one or the first again */
-    struct block *next;         /* same hash */
-    const uint8_t *code;        /* translated: NULL, or its entry. translate.h */
-    const uint8_t *indirect;    /* entry of indirect branches, which checks R10 */
-    uint8_t *stale;             /* where the entry leads when the page has changed */
-    struct block *same_page;    /* in the translator's list */
-    uint32_t runs;              /* in the first tier; or TRANSLATE_NEVER */
-    uint8_t last_vector;        /* the last instruction that is run on the vector registers */
-    bool avx;                   /* and one of them is of AVX */
-    uint16_t flags_in;          /* arithmetic flags that it reads before it writes them */
+    uint64_t gpa;            /* of the first instruction */
+    uint64_t rip;            /* of the first instruction: mapped elsewhere it is another block */
+    uint32_t mode;           /* decoding mode: code_bits, vex, careful */
+    uint16_t count;          /* instructions; the last one stores RIP */
+    uint16_t offset;         /* of the first instruction in its page */
+    uint32_t generation;     /* of its page, when it was decoded */
+    const uint32_t *current; /* and where that is counted */
+    struct block *next;      /* same hash */
+    const uint8_t *code;     /* translated: NULL, or its entry. translate.h */
+    const uint8_t *indirect; /* entry of indirect branches, which checks R10 */
+    uint8_t *stale;          /* where the entry leads when the page has changed */
+    struct block *same_page; /* in the translator's list */
+    uint32_t runs;           /* in the first tier; or TRANSLATE_NEVER */
+    uint8_t last_vector;     /* the last instruction that is run on the vector registers */
+    bool avx;                /* and one of them is of AVX */
+    uint16_t flags_in;       /* arithmetic flags that it reads before it writes them */
     struct insn insns[];
 };
 

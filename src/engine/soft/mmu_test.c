@@ -899,7 +899,7 @@ static const struct block *block_at(uint64_t rip)
 
 static bool is_fresh(const struct block *b)
 {
-    return *b->current[0] == b->generation[0];
+    return *b->current == b->generation;
 }
 
 static const uint8_t code_bytes[] = {0xb8, 1, 0, 0, 0, 0xc3}; /* mov eax, 1; ret */

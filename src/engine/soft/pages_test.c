@@ -58,8 +58,8 @@ static void find_block(void)
 {
     cpu->rip = AT;
     const struct block *b = block_find(cpu);
-    current = b->current[0];
-    generation = b->generation[0];
+    current = b->current;
+    generation = b->generation;
     seen = (uint32_t)b->insns[0].imm;
 }
 

@@ -484,7 +484,7 @@ bool translate_block(struct soft_cpu *cpu, struct block *block)
     }
     struct emit e = {t->writable + t->used};
     uint8_t *start = e.at;
-    if (!mmu_code_translated(cpu, block->gpa, block->generation[0]) ||
+    if (!mmu_code_translated(cpu, block->gpa, block->generation) ||
         !translate_emit_block(cpu, block, &e)) {
         block->runs = TRANSLATE_NEVER;
         return true;

@@ -47,13 +47,14 @@ struct translate_stats {
     uint64_t code_bytes; /* in use */
 };
 
-/* Memory for code; false in *able where this process or host cannot have any: no error. */
+/* The memory for code. */
 int translate_init(struct soft_cpu *cpu, struct err *err);
 void translate_fini(struct soft_cpu *cpu);
 
 /*
- * Translate a block that block_find() has just returned. It sets block->code, or block->runs to
- * TRANSLATE_NEVER. May flush everything: false, and the block is gone.
+ * Look at a block that block_find() has just returned, and that has no code: where it has run often
+ * enough it is translated (block->code is set), or found not to be worth it (block->runs becomes
+ * TRANSLATE_NEVER). False: everything had to be forgotten, the block too.
  */
 bool translate_block(struct soft_cpu *cpu, struct block *block);
 
