@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
+ * Time is read without the lock: each RDTSC of a guest does so, and vCPUs must not wait for each
+ * other there. On the host's clock what it is computed from is under a sequence count, odd while it
+ * changes; a virtual clock's time is one word.
+ *
  * Timers are in a binary heap by deadline. The host kind has a thread that sleeps until the
  * earliest; it is woken only when a new one is earlier than what it sleeps for.
  */
@@ -26,8 +30,10 @@ struct chip_clock {
     pthread_t firing_thread;
     uint64_t sleeping_until; /* the thread's; 0: it is awake */
 
+    /* Atomic; written under the lock. */
+    uint32_t sequence; /* of the three below, host kind */
     bool running;
-    uint64_t base_ns; /* guest time when it last started or stopped */
+    uint64_t base_ns; /* guest time when it last started or stopped; virtual: now */
     uint64_t host_ns; /* host time then */
 
     unsigned holds; /* atomic */
@@ -50,6 +56,22 @@ static uint64_t now_locked(const struct chip_clock *c)
     if (c->kind == CHIP_CLOCK_VIRTUAL || !c->running)
         return c->base_ns;
     return c->base_ns + (host_now() - c->host_ns);
+}
+
+/*
+ * Stop or go on. The count is odd before the host's time is read, so that no reader comes with a
+ * later one. Stores release and loads acquire: a reader that saw one new value sees the odd count,
+ * too, when it looks again. Lock held.
+ */
+static void set_running(struct chip_clock *c, bool running)
+{
+    uint32_t sequence = c->sequence;
+    __atomic_store_n(&c->sequence, sequence + 1, __ATOMIC_SEQ_CST);
+    uint64_t base_ns = now_locked(c), host_ns = host_now();
+    __atomic_store_n(&c->base_ns, base_ns, __ATOMIC_RELEASE);
+    __atomic_store_n(&c->host_ns, host_ns, __ATOMIC_RELEASE);
+    __atomic_store_n(&c->running, running, __ATOMIC_RELEASE);
+    __atomic_store_n(&c->sequence, sequence + 2, __ATOMIC_RELEASE);
 }
 
 /* --- the heap --- */
@@ -205,10 +227,18 @@ void chip_clock_free(struct chip_clock *c)
 
 uint64_t chip_clock_now(struct chip_clock *c)
 {
-    pthread_mutex_lock(&c->lock);
-    uint64_t now = now_locked(c);
-    pthread_mutex_unlock(&c->lock);
-    return now;
+    if (c->kind == CHIP_CLOCK_VIRTUAL)
+        return __atomic_load_n(&c->base_ns, __ATOMIC_ACQUIRE);
+    for (;;) {
+        uint32_t sequence = __atomic_load_n(&c->sequence, __ATOMIC_ACQUIRE);
+        bool running = __atomic_load_n(&c->running, __ATOMIC_ACQUIRE);
+        uint64_t now = __atomic_load_n(&c->base_ns, __ATOMIC_ACQUIRE);
+        uint64_t since = __atomic_load_n(&c->host_ns, __ATOMIC_ACQUIRE);
+        if (running) /* before the second look: what is paused does not go on */
+            now += host_now() - since;
+        if (!(sequence & 1) && __atomic_load_n(&c->sequence, __ATOMIC_ACQUIRE) == sequence)
+            return now;
+    }
 }
 
 bool chip_clock_is_virtual(const struct chip_clock *c)
@@ -219,8 +249,7 @@ bool chip_clock_is_virtual(const struct chip_clock *c)
 void chip_clock_pause(struct chip_clock *c)
 {
     pthread_mutex_lock(&c->lock);
-    c->base_ns = now_locked(c);
-    c->running = false;
+    set_running(c, false);
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);
 }
@@ -229,8 +258,7 @@ void chip_clock_resume(struct chip_clock *c)
 {
     pthread_mutex_lock(&c->lock);
     if (!c->running)
-        c->host_ns = host_now();
-    c->running = true;
+        set_running(c, true);
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);
 }
@@ -292,7 +320,7 @@ uint64_t chip_clock_advance(struct chip_clock *c, uint64_t now_ns)
 {
     pthread_mutex_lock(&c->lock);
     if (now_ns > c->base_ns)
-        c->base_ns = now_ns;
+        __atomic_store_n(&c->base_ns, now_ns, __ATOMIC_RELEASE);
     fire_due(c, c->base_ns);
     uint64_t deadline = head_deadline(c);
     pthread_mutex_unlock(&c->lock);
@@ -305,7 +333,7 @@ bool chip_clock_skip(struct chip_clock *c)
     uint64_t deadline = head_deadline(c);
     if (deadline != CHIP_NEVER) {
         if (deadline > c->base_ns)
-            c->base_ns = deadline;
+            __atomic_store_n(&c->base_ns, deadline, __ATOMIC_RELEASE);
         fire_due(c, c->base_ns);
     }
     pthread_mutex_unlock(&c->lock);
