@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from machine import POWEROFF
+from machine import ERROR, POWEROFF
 
 pytestmark = pytest.mark.not_on("kvm", reason="it is about the soft engine's own options")
 
@@ -104,3 +104,30 @@ def test_stats(hull):
         assert all(count > 0 for count in rows[name]), name
     assert any(name.startswith("interrupt 0x") for name in rows)
     assert "engine soft" not in hull.boot("true", timeout=240).good().err
+
+
+def test_many_processors(hull):
+    """Numbers above 255, which only x2APICs have: in the MADT, started, and the target of devices'
+    interrupts by the IOAPIC and by messages."""
+    run = hull.boot("""
+        cd /sys/devices/system/cpu
+        echo present=$(cat present)
+        for cpu in 254 255 256 259; do echo 1 >cpu$cpu/online; done
+        echo online=$(cat online)
+        for irq in /proc/irq/[0-9]*; do echo 259 >$irq/smp_affinity_list 2>/dev/null; done
+        echo random=$(head -c 1000 /dev/hwrng | wc -c) # an interrupt moves what waits for one
+        sleep 1
+        echo moved=$(cat /proc/irq/4/effective_affinity_list)
+        echo counts=$(awk '/virtio.-input|ttyS0/ { print ($7 > 0) }' /proc/interrupts)
+        """, cpus=260, append="maxcpus=2", timeout=400).good()
+    assert run.value("present") == "0-259"
+    assert run.value("online") == "0-1,254-256,259"
+    assert run.value("moved") == "259"
+    assert run.value("random") == "1000"
+    assert run.value("counts").split() == ["1", "1"], run
+
+
+def test_too_many_processors(hull):
+    command = hull.command("true", cpus=1025)
+    result = hull.host.run(command)
+    assert result.status == ERROR and re.search(r"1025 vCPUs: the soft engine runs 1 to 1024", result.err)

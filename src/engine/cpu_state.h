@@ -68,14 +68,16 @@ struct cpu_fpu {
     uint8_t fxsave[512];
 } __attribute__((aligned(16)));
 
-#define CPU_CR0_PE   (1ULL << 0)
-#define CPU_CR0_MP   (1ULL << 1)
-#define CPU_CR0_ET   (1ULL << 4)
-#define CPU_CR0_NE   (1ULL << 5)
-#define CPU_CR0_WP   (1ULL << 16)
-#define CPU_CR0_PG   (1ULL << 31)
-#define CPU_CR4_PAE  (1ULL << 5)
-#define CPU_EFER_LME (1ULL << 8)
-#define CPU_EFER_LMA (1ULL << 10)
+#define CPU_CR0_PE           (1ULL << 0)
+#define CPU_CR0_MP           (1ULL << 1)
+#define CPU_CR0_ET           (1ULL << 4)
+#define CPU_CR0_NE           (1ULL << 5)
+#define CPU_CR0_WP           (1ULL << 16)
+#define CPU_CR0_PG           (1ULL << 31)
+#define CPU_CR4_PAE          (1ULL << 5)
+#define CPU_EFER_LME         (1ULL << 8)
+#define CPU_EFER_LMA         (1ULL << 10)
+
+#define CPU_APIC_BASE_X2APIC (1ULL << 10)
 
 #endif

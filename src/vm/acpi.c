@@ -216,7 +216,6 @@ static uint64_t build_facs(struct area *area)
 #define MADT_ALL_CPUS    0xff
 #define MADT_ALL_CPUS_X2 0xffffffff
 #define MPS_HIGH_LEVEL   0x0d /* table 5.26: active high, level-triggered */
-#define XAPIC_ID_LIMIT   255  /* 0xff is the broadcast address */
 #define PIT_GSI          2
 
 static void madt_override(struct table *t, uint8_t isa_irq, uint32_t gsi, uint16_t flags)
@@ -237,7 +236,7 @@ static uint64_t build_madt(struct area *area, const struct acpi_params *params)
     put(&t, MADT_PCAT_COMPAT, 4);
     /* The APIC ID and the processor UID are the index of the vCPU. */
     for (uint32_t i = 0; i < params->cpus; i++) {
-        if (i < XAPIC_ID_LIMIT) {
+        if (i < LAYOUT_XAPIC_CPUS_MAX) {
             put(&t, MADT_LAPIC | 8 << 8 | i << 16 | i << 24, 4);
             put(&t, MADT_ENABLED, 4);
         } else {
@@ -255,7 +254,7 @@ static uint64_t build_madt(struct area *area, const struct acpi_params *params)
     put(&t, MADT_LAPIC_NMI | 6 << 8 | MADT_ALL_CPUS << 16, 3);
     put(&t, 0, 2); /* polarity and trigger mode of the bus */
     put(&t, 1, 1); /* LINT1 */
-    if (params->cpus > XAPIC_ID_LIMIT) {
+    if (params->cpus > LAYOUT_XAPIC_CPUS_MAX) {
         put(&t, MADT_X2APIC_NMI | 12 << 8, 4); /* flags as above */
         put(&t, MADT_ALL_CPUS_X2, 4);
         put(&t, 1, 4);

@@ -455,6 +455,14 @@ static int load_kernel(struct board *board, uint64_t rsdp_gpa, struct err *err)
     return boot_load(&params, &board->boot, err);
 }
 
+/* Some processors' numbers are more than an xAPIC can address: firmware then hands over in x2APIC
+ * mode, and systems take their entries in the MADT only there. */
+static void switch_to_x2apic(struct board *board)
+{
+    if (board->config->cpus > LAYOUT_XAPIC_CPUS_MAX)
+        board->boot.sregs.apic_base |= CPU_APIC_BASE_X2APIC;
+}
+
 int board_power_on(struct board *board, struct err *err)
 {
     uint64_t rsdp_gpa = 0;
@@ -467,7 +475,11 @@ int board_power_on(struct board *board, struct err *err)
         ret = act_as_firmware(board, err);
     if (ret == 0)
         ret = write_tables(board, &rsdp_gpa, err);
-    return ret != 0 ? ret : load_kernel(board, rsdp_gpa, err);
+    if (ret == 0)
+        ret = load_kernel(board, rsdp_gpa, err);
+    if (ret == 0)
+        switch_to_x2apic(board);
+    return ret;
 }
 
 void board_power_button(struct board *board)

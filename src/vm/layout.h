@@ -25,8 +25,10 @@
 #define LAYOUT_IOAPIC        0xfec00000ULL
 #define LAYOUT_HPET          0xfed00000ULL
 #define LAYOUT_LAPIC         0xfee00000ULL
-#define LAYOUT_KVM_TSS       0xfeffd000ULL /* 3 pages that Intel hosts want (KVM_SET_TSS_ADDR) */
-#define LAYOUT_KVM_IDENT     0xfeffc000ULL /* 1 page (KVM_SET_IDENTITY_MAP_ADDR) */
+/* APIC ids 0 to 254: 0xff is the broadcast address. More processors need x2APIC. */
+#define LAYOUT_XAPIC_CPUS_MAX 255
+#define LAYOUT_KVM_TSS        0xfeffd000ULL /* 3 pages that Intel hosts want (KVM_SET_TSS_ADDR) */
+#define LAYOUT_KVM_IDENT      0xfeffc000ULL /* 1 page (KVM_SET_IDENTITY_MAP_ADDR) */
 
 /* PCI I/O: above the fixed ports of the chipset. */
 #define LAYOUT_PCI_IO     0x6000u

@@ -8,6 +8,7 @@
 #define ENTRY_LEVEL      (1ULL << 15)
 #define ENTRY_MASKED     (1ULL << 16)
 #define ENTRY_WRITABLE   0xff0000000001afffULL
+#define ENTRY_WIDE_ID    0x00fe000000000000ULL
 #define VERSION          (0x11u | (IOAPIC_PINS - 1) << 16)
 
 #define REG_SELECT       0x00u
@@ -27,6 +28,7 @@ const struct state_table ioapic_table =
 static bool send(struct ioapic *ioapic, uint64_t entry)
 {
     uint64_t addr = 0xfee00000ULL | (entry >> 56) << 12 | (entry & ENTRY_LOGICAL ? 4 : 0);
+    addr |= (entry & ENTRY_WIDE_ID) >> 49 << 5;
     bool level = entry & ENTRY_LEVEL;
     uint32_t data = (uint32_t)(entry & 0x7ff) | (level ? 1u << 15 | 1u << 14 : 0);
     return ioapic->send(ioapic->ctx, addr, data);
@@ -81,7 +83,8 @@ static void write_entry(struct ioapic *ioapic, unsigned pin, bool high, uint32_t
     uint64_t old = *entry;
     uint64_t fresh =
         high ? (old & 0xffffffffULL) | (uint64_t)value << 32 : (old & ~0xffffffffULL) | value;
-    *entry = (fresh & ENTRY_WRITABLE) | (old & ENTRY_REMOTE_IRR);
+    uint64_t writable = ENTRY_WRITABLE | (ioapic->wide_ids ? ENTRY_WIDE_ID : 0);
+    *entry = (fresh & writable) | (old & ENTRY_REMOTE_IRR);
     /* Software that has no EOI register makes an entry edge triggered to clear remote IRR. */
     if (!(*entry & ENTRY_LEVEL))
         *entry &= ~ENTRY_REMOTE_IRR;

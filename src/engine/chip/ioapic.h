@@ -30,6 +30,7 @@ struct ioapic {
     /* Send an interrupt message to the local APICs: has one of them accepted it? */
     bool (*send)(void *ctx, uint64_t addr, uint32_t data);
     void *ctx;
+    bool wide_ids; /* bits 49-55 of an entry are bits 8-14 of the destination */
 };
 
 void ioapic_reset(struct ioapic *ioapic);

@@ -39,7 +39,8 @@ struct irqchip {
     bool pit_level;                    /* GSI 0 has two as well: the line and the PIT */
     bool ext_int;                      /* atomic: the PIC's INTR */
     bool ferr, ignne;                  /* atomic to look at: levels of FERR# and IGNNE# */
-    bool irq13;                        /* the latch behind FERR#, which port 0xf0 clears */
+    bool wide_ids; /* more processors than 8 bits number: messages carry 15 bits */
+    bool irq13;    /* the latch behind FERR#, which port 0xf0 clears */
     struct lapic lapics[];
 };
 
@@ -90,12 +91,16 @@ static bool matches_logical(const struct lapic *l, const struct ipi *ipi)
     return ldr >> 4 == d >> 4 && ldr & d & 15;
 }
 
-static bool is_broadcast(const struct ipi *ipi)
+/* Where messages carry more than 8 bits, 255 is a processor like others to an x2APIC. */
+static bool is_broadcast(const struct irqchip *chip, const struct lapic *l, const struct ipi *ipi)
 {
-    return ipi->x2apic ? ipi->destination == UINT32_MAX : (ipi->destination & 0xff) == 0xff;
+    if (ipi->x2apic)
+        return ipi->destination == UINT32_MAX;
+    return ipi->destination == 0xff && !(chip->wide_ids && lapic_is_x2apic(l));
 }
 
-static bool is_target(const struct lapic *l, const struct ipi *ipi, unsigned source)
+static bool is_target(const struct irqchip *chip, const struct lapic *l, const struct ipi *ipi,
+                      unsigned source)
 {
     /* Switched off in IA32_APIC_BASE it is not on the bus (SDM vol. 3, 10.4.3). */
     if (!lapic_is_enabled(l))
@@ -110,11 +115,13 @@ static bool is_target(const struct lapic *l, const struct ipi *ipi, unsigned sou
     default:
         break;
     }
-    if (is_broadcast(ipi))
+    if (is_broadcast(chip, l, ipi))
         return true;
     if (ipi->logical)
         return matches_logical(l, ipi);
-    uint32_t id = lapic_is_x2apic(l) ? l->cpu : lapic_load(&l->s.id) >> 24;
+    /* A number above 255 does not fit an xAPIC's register: INIT and SIPI come by the whole of it,
+     * since software cannot switch an x2APIC on before the processor runs. */
+    uint32_t id = lapic_is_x2apic(l) || l->cpu > 255 ? l->cpu : lapic_load(&l->s.id) >> 24;
     return id == ipi->destination;
 }
 
@@ -152,7 +159,7 @@ static unsigned send(struct irqchip *chip, const struct ipi *ipi, unsigned sourc
     unsigned count = 0;
     for (unsigned i = 0; i < chip->config.cpu_count; i++) {
         struct lapic *l = &chip->lapics[i];
-        if (!is_target(l, ipi, source))
+        if (!is_target(chip, l, ipi, source))
             continue;
         if (ipi->delivery != DELIVERY_LOWEST)
             count += deliver(chip, l, ipi);
@@ -173,21 +180,22 @@ void irqchip_send_ipi(struct irqchip *chip, const struct ipi *ipi, unsigned sour
     send(chip, ipi, source);
 }
 
-/* SDM vol. 3, 10.11. Bits 5-11 of the address carry more of an x2APIC destination, as KVM offers
- * to guests that know of it; unused here. */
-static struct ipi message(uint64_t addr, uint32_t data)
+/* SDM vol. 3, 10.11. Bits 5-11 of the address carry bits 8-14 of a wide destination, which guests
+ * are told of by KVM_FEATURE_MSI_EXT_DEST_ID. */
+static struct ipi message(const struct irqchip *chip, uint64_t addr, uint32_t data)
 {
+    uint32_t high = chip->wide_ids ? addr >> 5 & 0x7f : 0;
     return (struct ipi){.vector = (uint8_t)data,
                         .delivery = data >> 8 & 7,
                         .logical = addr >> 2 & 1,
                         .assert_level = true,
                         .level = data >> 15 & 1,
-                        .destination = addr >> 12 & 0xff};
+                        .destination = (addr >> 12 & 0xff) | high << 8};
 }
 
 int irqchip_msi_send(struct irqchip *chip, uint64_t addr, uint32_t data)
 {
-    const struct ipi ipi = message(addr, data);
+    const struct ipi ipi = message(chip, addr, data);
     if (addr >> 20 != 0xfee)
         return -EINVAL;
     return send(chip, &ipi, UINT32_MAX) > 0 ? 0 : -ENOENT;
@@ -487,6 +495,7 @@ int irqchip_new(struct irqchip **out, const struct irqchip_config *config, struc
     pthread_mutex_init(&chip->lock, NULL);
     chip->ioapic.send = ioapic_message;
     chip->ioapic.ctx = chip;
+    chip->wide_ids = chip->ioapic.wide_ids = config->cpu_count > 255;
     chip->pit.irq = pit_irq;
     chip->pit.ctx = chip;
     pit_init(&chip->pit, config->clock, pit_timer, chip);

@@ -35,7 +35,9 @@ struct irqchip_upcalls {
 };
 
 struct irqchip_config {
-    unsigned cpu_count; /* vCPU i has APIC id i */
+    /* vCPU i has APIC id i. With more than 255 the destinations of messages and of the IOAPIC's
+     * entries have 15 bits, in the places that KVM_FEATURE_MSI_EXT_DEST_ID tells of. */
+    unsigned cpu_count;
     struct chip_clock *clock;
     const struct irqchip_upcalls *upcalls;
     void *ctx;

@@ -10,10 +10,11 @@
 #include "base/units.h"
 #include "engine/chip/lapic.h"
 
-#define CPUS   20
-#define APIC   0xfee00000ULL
-#define IOAPIC 0xfec00000ULL
-#define MASKED 0x10000u
+#define CPUS      20
+#define WIDE_CPUS 300
+#define APIC      0xfee00000ULL
+#define IOAPIC    0xfec00000ULL
+#define MASKED    0x10000u
 
 enum {
     ID = 0x20,
@@ -40,7 +41,7 @@ enum {
 
 static struct irqchip *chip;
 static struct chip_clock *the_clock;
-static unsigned wakes[CPUS], nmis[CPUS], inits[CPUS], sipis[CPUS];
+static unsigned wakes[WIDE_CPUS], nmis[WIDE_CPUS], inits[WIDE_CPUS], sipis[WIDE_CPUS];
 static uint8_t sipi_vector;
 
 static void wake(void *ctx, unsigned cpu)
@@ -492,6 +493,42 @@ static void test_lines(void)
     is_int(serve(0), 0x62, "connected again");
 }
 
+/* x2APIC mode, and switched on in SVR. */
+static void go_x2apic(unsigned cpu)
+{
+    irqchip_set_apic_base(chip, cpu, APIC | 0xc00);
+    irqchip_msr_write(chip, cpu, 0x80f, 0x1ff);
+}
+
+/* The numbers of processors do not fit 8 bits: chip is another one now. */
+static void test_wide_ids(void)
+{
+    memset(inits, 0, sizeof(inits));
+    memset(sipis, 0, sizeof(sipis));
+    for (unsigned cpu = 0; cpu < 256; cpu++)
+        go_x2apic(cpu);
+    irqchip_msr_write(chip, 0, 0x830, 259ULL << 32 | 0x4500);
+    irqchip_msr_write(chip, 0, 0x830, 259ULL << 32 | 0x4608);
+    ok(inits[259] == 1 && sipis[259] == 1, "INIT and SIPI reach 259, which is no x2APIC yet");
+    ok(inits[3] == 0 && sipis[3] == 0, "and not 3");
+    irqchip_msr_write(chip, 0, 0x830, 3ULL << 32 | 0x4500);
+    ok(inits[3] == 1 && inits[259] == 1, "nor the other way round");
+    go_x2apic(259);
+    is_int(irqchip_msi_send(chip, APIC | 3 << 12 | 1 << 5, 0x42), 0, "a message to 259");
+    is_int(irqchip_take(chip, 259), 0x42, "arrives there");
+    is_int(irqchip_msi_send(chip, APIC | 0xff << 12, 0x43), 0, "one to 255");
+    ok(irqchip_take(chip, 255) == 0x43 && !irqchip_pending(chip, 254), "is no broadcast");
+    set(280, SVR, 0x1ff);
+    ok(irqchip_msi_send(chip, APIC | 0xff << 12, 0x44) == 0 && irqchip_take(chip, 280) == 0x44,
+       "but to those that are no x2APIC");
+
+    uint32_t pin[4] = {0x10 + 2 * 20 + 1, 3 << 24 | 1 << 17, 0x10 + 2 * 20, 0x61};
+    for (unsigned i = 0; i < 4; i++)
+        irqchip_mmio_write(chip, 280, IOAPIC + (i & 1) * 0x10, 4, &pin[i]);
+    irqchip_gsi_set(chip, 20, true);
+    is_int(irqchip_take(chip, 259), 0x61, "an entry of the IOAPIC has 15 bits as well");
+}
+
 int main(void)
 {
     struct err err = ERR_INIT;
@@ -512,6 +549,11 @@ int main(void)
     test_x2apic();
     test_init();
     test_lines();
+    irqchip_free(chip);
+    config.cpu_count = WIDE_CPUS;
+    if (irqchip_new(&chip, &config, &err) < 0)
+        return 1;
+    test_wide_ids();
     irqchip_free(chip);
     chip_clock_free(the_clock);
     return tap_done();

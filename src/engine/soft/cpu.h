@@ -66,7 +66,7 @@ struct tlb;
 #define CR0_CD           (1ULL << 30)
 
 #define APIC_BASE_BSP    (1ULL << 8)
-#define APIC_BASE_X2APIC (1ULL << 10)
+#define APIC_BASE_X2APIC CPU_APIC_BASE_X2APIC
 #define APIC_BASE_ENABLE (1ULL << 11)
 
 #define CR4_VME          (1ULL << 0)

@@ -302,7 +302,7 @@ static void set_allowed(struct soft_model *m, const bool on[BITS])
     m->efer_allowed = EFER_SCE | CPU_EFER_LME | EFER_NXE | EFER_AUTOIBRS;
 }
 
-static void build_cpuid(struct soft_model *m, const bool on[BITS])
+static void build_cpuid(struct soft_model *m, const bool on[BITS], unsigned vcpu_count)
 {
     struct cpuid_table *t = &m->cpuid;
     const struct cpuid_options options = {.tsc_deadline = true, .x2apic = true};
@@ -328,14 +328,13 @@ static void build_cpuid(struct soft_model *m, const bool on[BITS])
     /* AMD repeats the features that are older than its own leaf. */
     const uint32_t shared = 0x0183f3ff;
     leaf(t, 0x80000001, 0, false)->edx |= leaf(t, 1, 0, false)->edx & shared;
-    leaf(t, 0x40000001, 0, false)->eax = pv_features();
+    leaf(t, 0x40000001, 0, false)->eax = pv_features(vcpu_count);
     cpuid_set_features(t, &options);
 }
 
 int model_init(struct soft_model *m, const char *spec, unsigned vcpu_count, struct err *err)
 {
     bool on[BITS];
-    (void)vcpu_count;
     *m = (struct soft_model){.phys_bits = PHYS_BITS, .amd = true};
     int code = choose(on, spec ? spec : "host", err);
     if (code < 0)
@@ -359,7 +358,7 @@ int model_init(struct soft_model *m, const char *spec, unsigned vcpu_count, stru
         }
     }
     set_allowed(m, on);
-    build_cpuid(m, on);
+    build_cpuid(m, on, vcpu_count);
     return 0;
 }
 

@@ -24,6 +24,7 @@
 #define FEATURE_PV_TLB_FLUSH       (1u << 9)
 #define FEATURE_PV_SEND_IPI        (1u << 11)
 #define FEATURE_PV_SCHED_YIELD     (1u << 13)
+#define FEATURE_MSI_EXT_DEST_ID    (1u << 15)
 #define FEATURE_CLOCKSOURCE_STABLE (1u << 24)
 
 #define MSR_WALL_CLOCK_OLD         0x11u
@@ -48,11 +49,13 @@
 #define ENOSYS_KVM      1000
 #define EINVAL_KVM      22
 
-uint32_t pv_features(void)
+/* Without need of it messages stay those of hardware. */
+uint32_t pv_features(unsigned vcpu_count)
 {
-    return FEATURE_CLOCKSOURCE | FEATURE_NOP_IO_DELAY | FEATURE_CLOCKSOURCE2 | FEATURE_STEAL_TIME |
-           FEATURE_PV_UNHALT | FEATURE_PV_TLB_FLUSH | FEATURE_PV_SEND_IPI | FEATURE_PV_SCHED_YIELD |
-           FEATURE_CLOCKSOURCE_STABLE;
+    uint32_t wide_ids = vcpu_count > 255 ? FEATURE_MSI_EXT_DEST_ID : 0;
+    return wide_ids | FEATURE_CLOCKSOURCE | FEATURE_NOP_IO_DELAY | FEATURE_CLOCKSOURCE2 |
+           FEATURE_STEAL_TIME | FEATURE_PV_UNHALT | FEATURE_PV_TLB_FLUSH | FEATURE_PV_SEND_IPI |
+           FEATURE_PV_SCHED_YIELD | FEATURE_CLOCKSOURCE_STABLE;
 }
 
 /* --- time --- */

@@ -19,7 +19,7 @@
 #include "engine/stats.h"
 
 #define RESET_RIP 0xfff0
-#define VCPUS_MAX 255 /* 8-bit destinations of IOAPIC and MSI */
+#define VCPUS_MAX 1024 /* so many have been seen to work; ids could have 15 bits */
 
 /* --- what the chips ask for --- */
 

@@ -80,7 +80,7 @@ bool pv_msr_write(struct soft_cpu *cpu, uint32_t index, uint64_t value, bool *ha
 /* VMCALL and VMMCALL: RAX the number, RBX, RCX, RDX, RSI; result in RAX. */
 void pv_hypercall(struct soft_cpu *cpu);
 /* CPUID 0x40000001 EAX. */
-uint32_t pv_features(void);
+uint32_t pv_features(unsigned vcpu_count);
 
 /* The vCPU is about to sleep, or awake again: what other vCPUs wanted of its TLB meanwhile. */
 void pv_sleeps(struct soft_cpu *cpu);
