@@ -298,7 +298,7 @@ struct soft_cpu {
     struct block_cache *blocks; /* block.c */
     struct lapic *lapic;        /* chip/lapic.h */
     struct soft_stats stats;
-    int memory_fd;              /* of this struct: mmu_cpu_alloc(); 0: ordinary memory */
+    int memory_fd; /* of this struct: mmu_cpu_alloc(); 0: ordinary memory */
 
     /* Translated code's, which finds this struct at %gs:0. translate.c */
     struct soft_translated {
