@@ -14,35 +14,19 @@
 #include "engine/soft/translate_internal.h"
 
 #include "engine/soft/mmu_internal.h"
+#include "engine/soft/translate_group.h"
 
 #define ARITH ((unsigned)RFLAGS_ARITH)
 
-#define STUBS (2 * BLOCK_INSNS_MAX + 8)
-
-enum way {
-    WAY_HANDLER, /* by its handler */
-    WAY_COPY,    /* as it is; R10 and R11 loaded before and stored behind it */
-    WAY_LEA,     /* RIP-relative LEA: a constant */
-    WAY_NOTHING, /* no effect */
-    WAY_MEMORY,  /* with its memory operand at (%r10) */
-    WAY_DIVIDE,  /* register or memory operand: where no overflow is possible */
-    WAY_VECTOR,  /* either of the two, on the vector registers */
-    WAY_PUSH,    /* register or immediate */
-    WAY_POP,     /* register */
-    WAY_JMP,
-    WAY_JCC,
-    WAY_CALL,
-    WAY_RET,
-    WAY_JMP_IND,
-    WAY_CALL_IND,
-    WAY_END, /* the block ends without a branch */
-};
+/* At most four for an instruction, twice where it is in a group, and those of the block. */
+#define STUBS (8 * BLOCK_INSNS_MAX + 8)
 
 /* Code out of the way: a slow path, or the first aim of a link. */
 enum stub_kind {
     STUB_SLOW,
     STUB_LINK,
     STUB_EXIT,
+    STUB_UNGROUPED,
 };
 
 struct stub {
@@ -54,6 +38,9 @@ struct stub {
     bool vectors; /* of a slow path: the vector registers are wanted, not the instruction */
     uint64_t rip; /* of a link or exit: where it wants to go */
     int uncount;  /* of an exit: instructions of the block that it has not done */
+    const struct translate_group *group; /* whose accesses look one by one there */
+    bool host_after, saved_after;        /* and where flags must be where that resumes */
+    bool vectors_before;
 };
 
 struct job {
@@ -66,6 +53,11 @@ struct job {
     struct insn_flags flags[BLOCK_INSNS_MAX + 1];
     bool vectors;                 /* the vector registers are known to be the guest's */
     bool host_valid, saved_valid; /* where the guest's flags are now */
+    int poll;                     /* before which instruction; -1: none */
+    struct translate_group groups[BLOCK_INSNS_MAX / 2];
+    unsigned group_count;
+    uint16_t offset[BLOCK_INSNS_MAX + 1]; /* of an access in its group's stretch */
+    const struct translate_group *group;  /* R10 is the host address of its stretch; or NULL */
     struct stub stubs[STUBS];
     unsigned stub_count;
 };
@@ -136,8 +128,19 @@ static void lay_out(const struct insn *insn, struct layout *l)
     l->tail_at = (uint8_t)(i + memory_operand_len(b + i));
 }
 
-/* The instruction with (%r10) for its memory operand, and `reg` for its register field. */
-static void emit_at_r10(struct emit *e, const struct insn *insn, unsigned reg)
+/* The operand offset(%r10). */
+static void emit_r10_operand(struct emit *e, unsigned reg, unsigned offset)
+{
+    unsigned mod = offset == 0 ? 0 : offset < 128 ? 1 : 2;
+    emit8(e, mod << 6 | (reg & 7) << 3 | (R10 & 7));
+    if (mod == 1)
+        emit8(e, offset);
+    else if (mod == 2)
+        emit32(e, offset);
+}
+
+/* The instruction with offset(%r10) for its memory operand, and `reg` for its register field. */
+static void emit_at_r10(struct emit *e, const struct insn *insn, unsigned reg, unsigned offset)
 {
     struct layout l;
     lay_out(insn, &l);
@@ -150,7 +153,7 @@ static void emit_at_r10(struct emit *e, const struct insn *insn, unsigned reg)
         emit8(e, 0x41u | (l.rex & 8u) | (reg >> 3 & 1) << 2);
     }
     emit_bytes(e, l.opcode, l.opcode_len);
-    emit8(e, (reg & 7) << 3 | (R10 & 7));
+    emit_r10_operand(e, reg, offset);
     emit_bytes(e, insn->bytes + l.tail_at, insn->len - l.tail_at);
 }
 
@@ -460,41 +463,6 @@ static void emit_count(struct emit *e, unsigned reg, int n)
     emit_gs64(e, OP_STORE, reg, GS(instructions));
 }
 
-static void emit_stub(struct job *job, struct stub *stub)
-{
-    struct emit *e = job->e;
-    if (stub->from)
-        emit_lead(stub->from, e->at);
-    switch ((enum stub_kind)stub->kind) {
-    case STUB_SLOW:
-        emit_mov_imm(e, R10,
-                     block_insn_offset(job->cpu, stub->insn) | (stub->vectors ? SLOW_VECTORS : 0));
-        /* lea resume(%rip), %r11; without one it never comes back */
-        emit8(e, 0x4c);
-        emit8(e, 0x8d);
-        emit8(e, 0x1d);
-        emit32(e, 0);
-        emit_lead(e->at - 4, stub->resume ? stub->resume : e->at);
-        emit_jmp_gs(e, stub->saved ? GS(translated.slow_saved) : GS(translated.slow_host));
-        break;
-    case STUB_LINK:
-        emit_mov_imm(e, R10, stub->rip);
-        emit8(e, 0x4c); /* lea displacement(%rip), %r11 */
-        emit8(e, 0x8d);
-        emit8(e, 0x1d);
-        emit32(e, 0);
-        emit_lead(e->at - 4, stub->from);
-        emit_jmp_gs(e, GS(translated.exit_link));
-        break;
-    case STUB_EXIT:
-        if (stub->uncount)
-            emit_count(e, R11, -stub->uncount);
-        emit_mov_imm(e, R10, stub->rip);
-        emit_jmp_gs(e, stub->saved ? GS(translated.exit_saved) : GS(translated.exit_host));
-        break;
-    }
-}
-
 /* --- memory --- */
 
 static void load_guest(struct emit *e, unsigned to, unsigned guest)
@@ -505,13 +473,14 @@ static void load_guest(struct emit *e, unsigned to, unsigned guest)
         emit_mov(e, to, guest);
 }
 
-/* The linear address of a memory operand to R10; R11 is lost. */
-static void emit_address(struct job *job, const struct insn *insn)
+/* The linear address of a memory operand, and `by` more, to R10; R11 is lost. */
+static void emit_address(struct job *job, const struct insn *insn, int32_t by)
 {
     struct emit *e = job->e;
+    int32_t disp = insn->disp + by;
     if (insn->rip_relative) {
-        uint64_t address = job->block->rip - job->block->offset + insn->next_offset +
-                           (uint64_t)(int64_t)insn->disp;
+        uint64_t address =
+            job->block->rip - job->block->offset + insn->next_offset + (uint64_t)(int64_t)disp;
         emit_mov_imm(e, R10, address & insn->addr_mask);
     } else {
         unsigned base = insn->base, index = insn->index;
@@ -520,21 +489,21 @@ static void emit_address(struct job *job, const struct insn *insn)
             emit_gs64(e, OP_LOAD, base, GS_GPR(base));
         if (is_scratch(index) && index != base)
             emit_gs64(e, OP_LOAD, index, GS_GPR(index));
-        if (index == GPR_ZERO && insn->disp == 0 && base != GPR_ZERO && !narrow) {
+        if (index == GPR_ZERO && disp == 0 && base != GPR_ZERO && !narrow) {
             emit_mov(e, R10, base);
         } else {
             /* lea disp(base, index, scale), %r10; of 32 bits where addresses are */
             unsigned x = index == GPR_ZERO ? 4 : index, b = base == GPR_ZERO ? 5 : base;
-            bool small = insn->disp == (int8_t)insn->disp && base != GPR_ZERO;
+            bool small = disp == (int8_t)disp && base != GPR_ZERO;
             unsigned mod = base == GPR_ZERO ? 0 : small ? 1 : 2;
             emit8(e, 0x44u | (narrow ? 0 : REX_W) | (x >> 3 & 1) << 1 | (b >> 3 & 1));
             emit8(e, 0x8d);
             emit8(e, mod << 6 | (R10 & 7) << 3 | 4);
             emit8(e, (unsigned)insn->scale << 6 | (x & 7) << 3 | (b & 7));
             if (small)
-                emit8(e, (uint8_t)insn->disp);
+                emit8(e, (uint8_t)disp);
             else
-                emit32(e, (uint32_t)insn->disp);
+                emit32(e, (uint32_t)disp);
         }
     }
     if (insn->seg == SEG_FS || insn->seg == SEG_GS)
@@ -571,38 +540,31 @@ static uint8_t *emit_lookup(struct job *job, unsigned size, bool write)
 /* lea bytes(%rsp), %rsp: no flag changes. */
 static void emit_add_rsp(struct emit *e, int32_t bytes)
 {
-    emit_bytes(e, (const uint8_t[]){0x48, 0x8d, 0xa4, 0x24}, 4);
-    emit32(e, (uint32_t)bytes);
+    bool small = bytes == (int8_t)bytes;
+    emit_bytes(e, (const uint8_t[]){0x48, 0x8d, small ? 0x64 : 0xa4, 0x24}, 4);
+    if (small)
+        emit8(e, (uint8_t)bytes);
+    else
+        emit32(e, (uint32_t)bytes);
 }
 
 /* R10 = RSP + bytes */
 static void emit_stack_address(struct emit *e, int32_t bytes)
 {
-    emit_bytes(e, (const uint8_t[]){0x4c, 0x8d, 0x54, 0x24}, 4);
-    emit8(e, (uint8_t)bytes);
+    bool small = bytes == (int8_t)bytes;
+    emit_bytes(e, (const uint8_t[]){0x4c, 0x8d, small ? 0x54 : 0x94, 0x24}, 4);
+    if (small)
+        emit8(e, (uint8_t)bytes);
+    else
+        emit32(e, (uint32_t)bytes);
 }
 
 /* --- instructions --- */
 
-static bool uses(const struct insn *insn, unsigned reg)
-{
-    enum insn_form form = insn->opcode->form;
-    uint32_t attr = insn->opcode->attr;
-    if (insn->op >= OP_VEC_BASE) /* most of its registers are others */
-        return (attr & ATTR_GPR_REG && insn->reg == reg) ||
-               (attr & ATTR_GPR_RM && !insn->is_mem && insn->rm == reg);
-    bool reg_field = form == FORM_REG_RM || form == FORM_RM_REG || form == FORM_REG_V_RM ||
-                     form == FORM_REG_RM_V || form == FORM_RM_V_REG;
-    bool rm_field = form != FORM_NONE && form != FORM_ACC && !insn->is_mem;
-    return (reg_field && insn->reg == reg) || (rm_field && insn->rm == reg) ||
-           (has_vvvv(insn) && insn->vvvv == reg) ||
-           (insn->is_mem && (insn->base == reg || insn->index == reg));
-}
-
 static void emit_copy(struct job *job, const struct insn *insn, unsigned i)
 {
     struct emit *e = job->e;
-    bool r10 = uses(insn, R10), r11 = uses(insn, R11);
+    bool r10 = translate_names(insn, R10), r11 = translate_names(insn, R11);
     need_flags(job, i);
     if (r10)
         emit_gs64(e, OP_LOAD, R10, GS_GPR(R10));
@@ -638,6 +600,11 @@ static void emit_lea_constant(struct job *job, const struct insn *insn)
         emit_gs64(e, OP_STORE, R10, GS_GPR(insn->reg));
 }
 
+static bool wants_alignment(const struct insn *insn)
+{
+    return insn->opcode->attr & ATTR_ALIGNED || insn->op == OP_CMPXCHG16B;
+}
+
 static void emit_memory(struct job *job, const struct insn *insn, unsigned i)
 {
     struct emit *e = job->e;
@@ -647,23 +614,26 @@ static void emit_memory(struct job *job, const struct insn *insn, unsigned i)
     unsigned reg = has_reg ? insn->reg : insn->modrm >> 3 & 7u;
     bool general = insn->op < OP_VEC_BASE || insn->opcode->attr & ATTR_GPR_REG;
     bool scratch = has_reg && general && is_scratch(reg);
-    give_up_flags(job, job->live[i]);
-    emit_address(job, insn);
-    struct stub *slow = add_slow(job, emit_lookup(job, insn->mem_bytes, write), insn);
-    struct stub *unaligned = NULL;
-    if (insn->opcode->attr & ATTR_ALIGNED || insn->op == OP_CMPXCHG16B) {
-        emit_bytes(e, (const uint8_t[]){0x41, 0xf6, 0xc2}, 3); /* test $, %r10b */
-        emit8(e, insn->mem_bytes - 1u);
-        unaligned = add_slow(job, emit_jcc(e, CONDITION_NE), insn);
+    struct stub *slow = NULL, *unaligned = NULL;
+    if (!job->group) {
+        give_up_flags(job, job->live[i]);
+        emit_address(job, insn, 0);
+        slow = add_slow(job, emit_lookup(job, insn->mem_bytes, write), insn);
+        if (wants_alignment(insn)) {
+            emit_bytes(e, (const uint8_t[]){0x41, 0xf6, 0xc2}, 3); /* test $, %r10b */
+            emit8(e, insn->mem_bytes - 1u);
+            unaligned = add_slow(job, emit_jcc(e, CONDITION_NE), insn);
+        }
     }
     need_flags(job, i);
     if (scratch)
         emit_gs64(e, OP_LOAD, R11, GS_GPR(reg));
-    emit_at_r10(e, insn, scratch ? R11 : reg);
+    emit_at_r10(e, insn, scratch ? R11 : reg, job->group ? job->offset[i] : 0);
     if (scratch)
         emit_gs64(e, OP_STORE, R11, GS_GPR(reg));
     note_flags_written(job, i);
-    slow->resume = e->at;
+    if (slow)
+        slow->resume = e->at;
     if (unaligned)
         unaligned->resume = e->at;
 }
@@ -690,7 +660,7 @@ static void emit_divide(struct job *job, const struct insn *insn, unsigned i)
     unsigned count = 0;
     give_up_flags(job, job->live[i]);
     if (insn->is_mem) {
-        emit_address(job, insn);
+        emit_address(job, insn, 0);
         slow[count++] = add_slow(job, emit_lookup(job, insn->mem_bytes, false), insn);
         emit8(e, rex_of(bytes == 8 ? REX_W : 0, R11, R10)); /* mov (%r10), %r11 */
         emit8(e, OP_LOAD);
@@ -745,47 +715,66 @@ static void emit_vector(struct job *job, const struct insn *insn, unsigned i)
         emit_copy(job, insn, i);
 }
 
+/*
+ * R10 to be the host address of 8 bytes at RSP + by: returns how far behind R10 that is, since a
+ * group's stretch may be there already. *slow: where there is a slow path, which resumes behind the
+ * instruction.
+ */
+static unsigned emit_stack(struct job *job, const struct insn *insn, int by, bool write,
+                           struct stub **slow)
+{
+    *slow = NULL;
+    if (job->group)
+        return job->offset[insn->place];
+    emit_stack_address(job->e, by);
+    *slow = add_slow(job, emit_lookup(job, 8, write), insn);
+    return 0;
+}
+
+/* mov reg, offset(%r10) (OP_STORE), or the other way (OP_LOAD) */
+static void emit_r10(struct emit *e, unsigned opcode, unsigned reg, unsigned offset)
+{
+    emit8(e, rex_of(REX_W, reg, R10));
+    emit8(e, opcode);
+    emit_r10_operand(e, reg, offset);
+}
+
 static void emit_push(struct job *job, const struct insn *insn, unsigned i)
 {
     struct emit *e = job->e;
-    give_up_flags(job, job->live[i]);
-    emit_stack_address(e, -8);
-    struct stub *slow = add_slow(job, emit_lookup(job, 8, true), insn);
-    if (insn->op == OP_PUSH_IMM) { /* movq $, (%r10) */
-        emit_bytes(e, (const uint8_t[]){0x49, 0xc7, 0x02}, 3);
+    struct stub *slow;
+    if (!job->group)
+        give_up_flags(job, job->live[i]);
+    unsigned offset = emit_stack(job, insn, -8, true, &slow);
+    if (insn->op == OP_PUSH_IMM) { /* movq $, offset(%r10) */
+        emit_bytes(e, (const uint8_t[]){0x49, 0xc7}, 2);
+        emit_r10_operand(e, 0, offset);
         emit32(e, (uint32_t)insn->imm);
+    } else if (is_scratch(insn->rm)) {
+        emit_gs64(e, OP_LOAD, R11, GS_GPR(insn->rm));
+        emit_r10(e, OP_STORE, R11, offset);
     } else {
-        unsigned reg = is_scratch(insn->rm) ? R11 : insn->rm;
-        if (is_scratch(insn->rm))
-            emit_gs64(e, OP_LOAD, R11, GS_GPR(insn->rm));
-        emit8(e, rex_of(REX_W, reg, R10)); /* mov reg, (%r10) */
-        emit8(e, OP_STORE);
-        emit8(e, (reg & 7) << 3 | (R10 & 7));
+        emit_r10(e, OP_STORE, insn->rm, offset);
     }
     emit_add_rsp(e, -8);
-    slow->resume = e->at;
-}
-
-/* mov (%r10), reg */
-static void emit_load_r10(struct emit *e, unsigned reg)
-{
-    emit8(e, rex_of(REX_W, reg, R10));
-    emit8(e, OP_LOAD);
-    emit8(e, (reg & 7) << 3 | (R10 & 7));
+    if (slow)
+        slow->resume = e->at;
 }
 
 static void emit_pop(struct job *job, const struct insn *insn, unsigned i)
 {
     struct emit *e = job->e;
+    struct stub *slow;
     unsigned reg = is_scratch(insn->rm) ? R11 : insn->rm;
-    give_up_flags(job, job->live[i]);
-    emit_mov(e, R10, CPU_RSP);
-    struct stub *slow = add_slow(job, emit_lookup(job, 8, false), insn);
-    emit_load_r10(e, reg);
+    if (!job->group)
+        give_up_flags(job, job->live[i]);
+    unsigned offset = emit_stack(job, insn, 0, false, &slow);
+    emit_r10(e, OP_LOAD, reg, offset);
     if (is_scratch(insn->rm))
         emit_gs64(e, OP_STORE, R11, GS_GPR(insn->rm));
     emit_add_rsp(e, 8);
-    slow->resume = e->at;
+    if (slow)
+        slow->resume = e->at;
 }
 
 static void emit_handler(struct job *job, const struct insn *insn)
@@ -874,10 +863,9 @@ static void emit_indirect(struct job *job, const struct insn *insn)
 static void emit_ret(struct job *job, const struct insn *insn)
 {
     struct emit *e = job->e;
+    struct stub *slow;
     flags_to_memory(job);
-    emit_mov(e, R10, CPU_RSP);
-    add_slow(job, emit_lookup(job, 8, false), insn);
-    emit_load_r10(e, R10);
+    emit_r10(e, OP_LOAD, R10, emit_stack(job, insn, 0, false, &slow));
     emit_add_rsp(e, 8 + (int32_t)(insn->imm & 0xffff));
     emit_indirect(job, insn);
 }
@@ -889,9 +877,9 @@ static void emit_target(struct job *job, const struct insn *insn)
         load_guest(job->e, R10, insn->rm);
         return;
     }
-    emit_address(job, insn);
+    emit_address(job, insn, 0);
     add_slow(job, emit_lookup(job, 8, false), insn);
-    emit_load_r10(job->e, R10);
+    emit_r10(job->e, OP_LOAD, R10, 0);
 }
 
 static void emit_jmp_ind(struct job *job, const struct insn *insn)
@@ -905,10 +893,10 @@ static void emit_jmp_ind(struct job *job, const struct insn *insn)
 static void emit_push_return(struct job *job, const struct insn *insn)
 {
     struct emit *e = job->e;
-    emit_stack_address(e, -8);
-    add_slow(job, emit_lookup(job, 8, true), insn);
+    struct stub *slow;
+    unsigned offset = emit_stack(job, insn, -8, true, &slow);
     emit_mov_imm(e, R11, rip_behind(job, insn));
-    emit_bytes(e, (const uint8_t[]){0x4d, 0x89, 0x1a}, 3); /* mov %r11, (%r10) */
+    emit_r10(e, OP_STORE, R11, offset);
     emit_add_rsp(e, -8);
 }
 
@@ -916,7 +904,8 @@ static void emit_call(struct job *job, const struct insn *insn, unsigned i)
 {
     uint64_t target = rip_behind(job, insn) + insn->imm;
     bool dead = in_page(job, target) && flags_dead_at(job, target);
-    give_up_flags(job, dead ? 0 : job->live[i]);
+    if (!job->group)
+        give_up_flags(job, dead ? 0 : job->live[i]);
     emit_push_return(job, insn);
     emit_goto(job, target);
 }
@@ -1054,6 +1043,120 @@ static void emit_insn(struct job *job, unsigned i)
     }
 }
 
+/* --- groups --- */
+
+/* Which access of a group wants to be aligned as the one before it did is known already. */
+static void emit_alignment(struct job *job, const struct translate_group *g)
+{
+    struct emit *e = job->e;
+    unsigned checked = 0; /* bit n: that the stretch's start is n bytes behind a multiple of 16 */
+    for (unsigned i = g->first; i <= g->last; i++) {
+        const struct insn *insn = &job->block->insns[i];
+        if (!insn->is_mem || !wants_alignment(insn) || job->way[i] == WAY_LEA)
+            continue;
+        unsigned mask = insn->mem_bytes - 1u, offset = job->offset[i] & mask;
+        if (mask == 15 && checked >> offset & 1)
+            continue;
+        if (mask == 15)
+            checked |= 1u << offset;
+        if (offset) { /* lea offset(%r10), %r11 */
+            emit_bytes(e, (const uint8_t[]){0x4d, 0x8d, 0x5a}, 3);
+            emit8(e, offset);
+        }
+        emit_bytes(e, (const uint8_t[]){0x41, 0xf6, offset ? 0xc3 : 0xc2}, 3); /* test $, %r11b */
+        emit8(e, mask);
+        struct stub *stub = add_stub(job, STUB_UNGROUPED, emit_jcc(e, CONDITION_NE));
+        stub->group = g;
+        stub->vectors_before = job->vectors;
+    }
+}
+
+/* The look into the TLB for a whole group. */
+static void emit_group_begin(struct job *job, const struct translate_group *g)
+{
+    const struct insn *insn = &job->block->insns[g->first];
+    if (g->vectors)
+        need_vectors(job, insn, g->first);
+    give_up_flags(job, job->live[g->first]);
+    switch ((enum way)job->way[g->first]) {
+    case WAY_PUSH:
+        emit_stack_address(job->e, -8 + g->before);
+        break;
+    case WAY_POP:
+        emit_stack_address(job->e, g->before);
+        break;
+    default:
+        emit_address(job, insn, g->before);
+        break;
+    }
+    struct stub *stub = add_stub(job, STUB_UNGROUPED, emit_lookup(job, g->bytes, g->write));
+    stub->group = g;
+    stub->vectors_before = job->vectors;
+    emit_alignment(job, g);
+    job->group = g;
+}
+
+static bool is_last(const struct job *job, unsigned i)
+{
+    return i + 1 == job->block->count;
+}
+
+static void emit_one(struct job *job, unsigned i)
+{
+    if ((int)i == job->poll)
+        emit_poll(job, i);
+    emit_insn(job, i);
+}
+
+/* Where the accesses of a group can look one by one, and then go on behind it. */
+static void emit_ungrouped(struct job *job, const struct stub *stub)
+{
+    const struct translate_group *g = stub->group;
+    struct emit *e = job->e;
+    job->host_valid = false;
+    job->saved_valid = stub->saved;
+    job->vectors = stub->vectors_before;
+    for (unsigned i = g->first; i <= g->last; i++)
+        emit_one(job, i);
+    if (is_last(job, g->last))
+        return;
+    if (job->live[g->last + 1]) {
+        if (stub->host_after && !job->host_valid)
+            restore_flags(job);
+        if (stub->saved_after && !job->saved_valid)
+            save_flags(job);
+    }
+    emit_lead(emit_jmp(e), stub->resume);
+}
+
+/* A group has ended: its stubs learn what comes behind it. */
+static void emit_group_end(struct job *job)
+{
+    for (unsigned i = 0; i < job->stub_count; i++) {
+        struct stub *stub = &job->stubs[i];
+        if (stub->group != job->group)
+            continue;
+        stub->resume = job->e->at;
+        stub->host_after = job->host_valid;
+        stub->saved_after = job->saved_valid;
+    }
+    job->group = NULL;
+}
+
+static void emit_insns(struct job *job)
+{
+    const struct translate_group *next = job->groups, *end = next + job->group_count;
+    for (unsigned i = 0; i < job->block->count; i++) {
+        if (next < end && i == next->first)
+            emit_group_begin(job, next);
+        emit_one(job, i);
+        if (next < end && i == next->last) {
+            emit_group_end(job);
+            next++;
+        }
+    }
+}
+
 /* Flags are in memory where it is reached. */
 static void emit_indirect_entry(struct job *job)
 {
@@ -1065,6 +1168,44 @@ static void emit_indirect_entry(struct job *job)
     add_stub(job, STUB_EXIT, emit_jcc(e, CONDITION_NE));
     if (job->live[0])
         restore_flags(job);
+}
+
+static void emit_stub(struct job *job, struct stub *stub)
+{
+    struct emit *e = job->e;
+    if (stub->from)
+        emit_lead(stub->from, e->at);
+    switch ((enum stub_kind)stub->kind) {
+    case STUB_SLOW:
+        emit_mov_imm(e, R10,
+                     block_insn_offset(job->cpu, stub->insn) | (stub->vectors ? SLOW_VECTORS : 0));
+        /* lea resume(%rip), %r11; without one it never comes back */
+        emit8(e, 0x4c);
+        emit8(e, 0x8d);
+        emit8(e, 0x1d);
+        emit32(e, 0);
+        emit_lead(e->at - 4, stub->resume ? stub->resume : e->at);
+        emit_jmp_gs(e, stub->saved ? GS(translated.slow_saved) : GS(translated.slow_host));
+        break;
+    case STUB_LINK:
+        emit_mov_imm(e, R10, stub->rip);
+        emit8(e, 0x4c); /* lea displacement(%rip), %r11 */
+        emit8(e, 0x8d);
+        emit8(e, 0x1d);
+        emit32(e, 0);
+        emit_lead(e->at - 4, stub->from);
+        emit_jmp_gs(e, GS(translated.exit_link));
+        break;
+    case STUB_EXIT:
+        if (stub->uncount)
+            emit_count(e, R11, -stub->uncount);
+        emit_mov_imm(e, R10, stub->rip);
+        emit_jmp_gs(e, stub->saved ? GS(translated.exit_saved) : GS(translated.exit_host));
+        break;
+    case STUB_UNGROUPED:
+        emit_ungrouped(job, stub);
+        break;
+    }
 }
 
 /* Is anything done without a handler? */
@@ -1090,19 +1231,15 @@ bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit
     job.saved_valid = false;
     if (job.t->count)
         emit_clock(&job);
-    bool poll = needs_poll(&job);
-    unsigned place = poll_place(&job);
-    for (unsigned i = 0; i < block->count; i++) {
-        if (poll && i == place)
-            emit_poll(&job, i);
-        emit_insn(&job, i);
-    }
+    job.poll = needs_poll(&job) ? (int)poll_place(&job) : -1;
+    job.group_count = translate_groups(block, job.way, job.groups, job.offset);
+    emit_insns(&job);
     if (e->at < entry + 5) /* room for a jump */
         emit_bytes(e, (const uint8_t[]){0x90, 0x90, 0x90, 0x90, 0x90}, 5);
     /* The first one, that of the indirect entry, has R10 already. */
     emit_lead(job.stubs[0].from, e->at);
     emit_jmp_gs(e, GS(translated.exit_saved));
-    for (unsigned i = 1; i < job.stub_count; i++)
+    for (unsigned i = 1; i < job.stub_count; i++) /* they become more */
         emit_stub(&job, &job.stubs[i]);
     block->stale = e->at;
     emit_mov_imm(e, R10, block->rip);

@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/soft/translate_group.h"
+
+#include "engine/soft/translate_emit.h"
+
+/* --- which general registers --- */
+
+static bool has_vvvv(const struct insn *insn)
+{
+    enum insn_form form = insn->opcode->form;
+    return form == FORM_REG_V_RM || form == FORM_V_RM || form == FORM_REG_RM_V ||
+           form == FORM_RM_V_REG;
+}
+
+static bool has_reg(const struct insn *insn)
+{
+    enum insn_form form = insn->opcode->form;
+    return form == FORM_REG_RM || form == FORM_RM_REG || form == FORM_REG_V_RM ||
+           form == FORM_REG_RM_V || form == FORM_RM_V_REG;
+}
+
+static bool has_rm(const struct insn *insn)
+{
+    enum insn_form form = insn->opcode->form;
+    return form != FORM_NONE && form != FORM_ACC && !insn->is_mem;
+}
+
+bool translate_names(const struct insn *insn, unsigned reg)
+{
+    uint32_t attr = insn->opcode->attr;
+    if (insn->is_mem && (insn->base == reg || insn->index == reg))
+        return true;
+    if (insn->op >= OP_VEC_BASE) /* most of its registers are others */
+        return (attr & ATTR_GPR_REG && insn->reg == reg) ||
+               (attr & ATTR_GPR_RM && !insn->is_mem && insn->rm == reg) ||
+               (attr & ATTR_GPR_V && insn->vvvv == reg);
+    return (has_reg(insn) && insn->reg == reg) || (has_rm(insn) && insn->rm == reg) ||
+           (has_vvvv(insn) && insn->vvvv == reg);
+}
+
+#define BIT(n) (1u << (n))
+
+/* Those that the instruction may change without naming them. */
+static unsigned implied(const struct insn *insn)
+{
+    switch (insn->op) {
+    case OP_CMPXCHG:
+    case OP_CBW:
+    case OP_LAHF:
+        return BIT(CPU_RAX);
+    case OP_XCHG:
+        return insn->opcode->form == FORM_OPREG ? BIT(CPU_RAX) : 0;
+    case OP_MUL:
+    case OP_IMUL1:
+    case OP_CMPXCHG8B:
+    case OP_CMPXCHG16B:
+    case OP_CWD:
+        return BIT(CPU_RAX) | BIT(CPU_RDX);
+    case OP_VEC_STR:
+        return BIT(CPU_RCX);
+    default:
+        return insn->opcode->form == FORM_ACC ? BIT(CPU_RAX) : 0;
+    }
+}
+
+/* A set of registers that holds all that the instruction changes, of those that it names. */
+static unsigned changed(const struct insn *insn)
+{
+    unsigned reg = has_reg(insn) ? BIT(insn->reg) : 0, rm = has_rm(insn) ? BIT(insn->rm) : 0;
+    unsigned vvvv = has_vvvv(insn) ? BIT(insn->vvvv) : 0;
+    uint32_t attr = insn->opcode->attr;
+    if (insn->op >= OP_VEC_BASE)
+        return (attr & ATTR_GPR_REG ? BIT(insn->reg) : 0) |
+               (attr & ATTR_GPR_RM && !insn->is_mem ? BIT(insn->rm) : 0) |
+               (attr & ATTR_GPR_V ? BIT(insn->vvvv) : 0);
+    switch (insn->op) {
+    case OP_CMP:
+    case OP_TEST:
+    case OP_BT:
+    case OP_BT_IMM:
+        return 0;
+    case OP_MOV:
+    case OP_ADD:
+    case OP_OR:
+    case OP_ADC:
+    case OP_SBB:
+    case OP_AND:
+    case OP_SUB:
+    case OP_XOR:
+        return insn->opcode->form == FORM_REG_RM ? reg : rm;
+    case OP_MOVZX8:
+    case OP_MOVZX16:
+    case OP_MOVSX8:
+    case OP_MOVSX16:
+    case OP_MOVSXD:
+    case OP_LEA:
+    case OP_IMUL2:
+    case OP_IMUL3:
+    case OP_CMOVCC:
+        return reg;
+    default:
+        return reg | rm | vvvv;
+    }
+}
+
+/* --- addresses --- */
+
+/* What registers hold: equal numbers, equal contents, but for what constants have been added. */
+struct registers {
+    uint16_t version[GPR_SLOTS];
+    int64_t added[GPR_SLOTS];
+};
+
+struct address {
+    uint8_t base, index, scale, seg;
+    uint16_t base_version, index_version;
+    int64_t offset;
+};
+
+/* Constants that are added to a register: SUB and ADD with an immediate, LEA off itself. */
+static bool adds_constant(const struct insn *insn, unsigned *reg, int64_t *value)
+{
+    if (insn->op_bytes != 8)
+        return false;
+    if (insn->op == OP_LEA && insn->base == insn->reg && insn->index == GPR_ZERO &&
+        insn->addr_bytes == 8) {
+        *reg = insn->reg;
+        *value = insn->disp;
+        return true;
+    }
+    if ((insn->op == OP_ADD || insn->op == OP_SUB) && insn->opcode->form == FORM_RM &&
+        !insn->is_mem) {
+        *reg = insn->rm;
+        *value = insn->op == OP_ADD ? (int64_t)insn->imm : -(int64_t)insn->imm;
+        return true;
+    }
+    return false;
+}
+
+static void note_changes(struct registers *r, const struct insn *insn)
+{
+    unsigned reg;
+    int64_t value;
+    if (adds_constant(insn, &reg, &value)) {
+        r->added[reg] += value;
+        return;
+    }
+    unsigned set = changed(insn) | implied(insn);
+    for (unsigned i = 0; i < 16; i++)
+        r->version[i] = (uint16_t)(r->version[i] + (set >> i & 1));
+}
+
+static struct address stack_address(const struct registers *r, int by)
+{
+    return (struct address){.base = CPU_RSP,
+                            .index = GPR_ZERO,
+                            .base_version = r->version[CPU_RSP],
+                            .offset = r->added[CPU_RSP] + by};
+}
+
+static struct address address_of(const struct registers *r, const struct insn *insn)
+{
+    bool fs_gs = insn->seg == SEG_FS || insn->seg == SEG_GS;
+    return (struct address){
+        .base = insn->rip_relative ? UINT8_MAX : insn->base,
+        .index = insn->rip_relative ? GPR_ZERO : insn->index,
+        .scale = insn->scale,
+        .seg = fs_gs ? insn->seg : 0,
+        .base_version = insn->rip_relative ? 0 : r->version[insn->base],
+        .index_version = insn->rip_relative ? 0 : r->version[insn->index],
+        .offset = insn->disp + (insn->rip_relative ? insn->next_offset
+                                                   : r->added[insn->base] +
+                                                         (int64_t)((uint64_t)r->added[insn->index]
+                                                                   << insn->scale)),
+    };
+}
+
+static bool same_registers(const struct address *a, const struct address *b)
+{
+    return a->base == b->base && a->index == b->index && a->seg == b->seg &&
+           (a->index == GPR_ZERO || a->scale == b->scale) && a->base_version == b->base_version &&
+           a->index_version == b->index_version;
+}
+
+struct access {
+    struct address at;
+    unsigned bytes;
+    bool write;
+};
+
+enum part {
+    PART_NONE,   /* R10 stays as it is, and no memory is accessed */
+    PART_ACCESS, /* the access is one that may share */
+    PART_ALONE,  /* R10 is lost */
+};
+
+static enum part part_of(const struct registers *r, const struct insn *insn, enum way way,
+                         struct access *access)
+{
+    switch (way) {
+    case WAY_MEMORY:
+    case WAY_VECTOR:
+        if (!insn->is_mem)
+            break;
+        if (insn->addr_bytes != 8)
+            return PART_ALONE;
+        *access = (struct access){.at = address_of(r, insn),
+                                  .bytes = insn->mem_bytes,
+                                  .write = insn->opcode->attr & ATTR_MEM_WRITE};
+        return PART_ACCESS;
+    case WAY_PUSH:
+    case WAY_CALL:
+        *access = (struct access){stack_address(r, -8), 8, true};
+        return PART_ACCESS;
+    case WAY_CALL_IND:
+        *access = (struct access){stack_address(r, -8), 8, true};
+        return insn->is_mem ? PART_ALONE : PART_ACCESS;
+    case WAY_POP:
+    case WAY_RET:
+        *access = (struct access){stack_address(r, 0), 8, false};
+        return PART_ACCESS;
+    case WAY_COPY:
+        break;
+    case WAY_LEA:
+        return insn->reg == R10 || insn->reg == R11 ? PART_ALONE : PART_NONE;
+    case WAY_NOTHING:
+        return PART_NONE;
+    default:
+        return PART_ALONE;
+    }
+    return translate_names(insn, R10) ? PART_ALONE : PART_NONE;
+}
+
+/* --- groups --- */
+
+struct building {
+    struct translate_group *group;
+    struct address at;  /* of its first access */
+    int64_t low, high;  /* of the stretch */
+    unsigned count;     /* of its accesses */
+    int64_t offset[64]; /* of each instruction's, as address.offset */
+};
+
+static bool joins(const struct building *b, const struct access *a)
+{
+    if (b->count == 0 || !same_registers(&b->at, &a->at))
+        return false;
+    int64_t low = a->at.offset < b->low ? a->at.offset : b->low;
+    int64_t end = a->at.offset + a->bytes;
+    int64_t high = end > b->high ? end : b->high;
+    return high - low <= GROUP_BYTES_MAX;
+}
+
+static void add(struct building *b, unsigned i, const struct access *a)
+{
+    if (b->count == 0) {
+        *b->group = (struct translate_group){.first = (uint8_t)i};
+        b->at = a->at;
+        b->low = a->at.offset;
+        b->high = b->low + a->bytes;
+    }
+    b->count++;
+    b->offset[i] = a->at.offset;
+    b->group->last = (uint8_t)i;
+    b->group->write |= a->write;
+    if (a->at.offset < b->low)
+        b->low = a->at.offset;
+    if (a->at.offset + a->bytes > b->high)
+        b->high = a->at.offset + a->bytes;
+}
+
+/* No more accesses for this one. Returns how many groups there are: 0 or 1. */
+static unsigned finish(struct building *b, const uint8_t *way, uint16_t *offset)
+{
+    struct translate_group *g = b->group;
+    bool good = b->count > 1;
+    b->count = 0;
+    if (!good)
+        return 0;
+    g->bytes = (uint16_t)(b->high - b->low);
+    g->before = (int32_t)(b->low - b->at.offset);
+    for (unsigned i = g->first; i <= g->last; i++) {
+        offset[i] = (uint16_t)(b->offset[i] - b->low);
+        g->vectors |= way[i] == WAY_VECTOR;
+    }
+    return 1;
+}
+
+unsigned translate_groups(const struct block *block, const uint8_t *way,
+                          struct translate_group *groups, uint16_t *offset)
+{
+    _Static_assert(BLOCK_INSNS_MAX < 64, "an offset for each instruction");
+    struct registers r = {0};
+    struct building b = {.group = groups};
+    unsigned count = 0;
+    for (unsigned i = 0; i < block->count; i++) {
+        const struct insn *insn = &block->insns[i];
+        struct access access;
+        enum part part = part_of(&r, insn, (enum way)way[i], &access);
+        if (part == PART_ALONE || (part == PART_ACCESS && !joins(&b, &access))) {
+            count += finish(&b, way, offset);
+            b.group = &groups[count];
+        }
+        if (part == PART_ACCESS)
+            add(&b, i, &access);
+        if (way[i] == WAY_PUSH) {
+            r.added[CPU_RSP] -= 8;
+        } else if (way[i] == WAY_POP) {
+            r.added[CPU_RSP] += 8;
+            r.version[insn->rm]++;
+        } else if (part != PART_ALONE) { /* no group is open otherwise */
+            note_changes(&r, insn);
+        }
+    }
+    return count + finish(&b, way, offset);
+}

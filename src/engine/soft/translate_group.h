@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Accesses to memory that share one look into the TLB.
+ *
+ * A block's accesses that follow each other and go off the same registers, which nothing changes in
+ * between, differ only by constants: one check of the whole stretch lets all of them through, and
+ * its host address stays in R10. Pushes and pops too: what they add to RSP is known.
+ */
+#ifndef HULL_ENGINE_SOFT_TRANSLATE_GROUP_H
+#define HULL_ENGINE_SOFT_TRANSLATE_GROUP_H
+
+#include "engine/soft/block.h"
+
+/* How an instruction is translated: translate_block.c. */
+enum way {
+    WAY_HANDLER, /* by its handler */
+    WAY_COPY,    /* as it is; R10 and R11 loaded before and stored behind it */
+    WAY_LEA,     /* RIP-relative LEA: a constant */
+    WAY_NOTHING, /* no effect */
+    WAY_MEMORY,  /* with its memory operand at (%r10) */
+    WAY_DIVIDE,  /* register or memory operand: where no overflow is possible */
+    WAY_VECTOR,  /* COPY or MEMORY, on the vector registers */
+    WAY_PUSH,    /* register or immediate */
+    WAY_POP,     /* register */
+    WAY_JMP,
+    WAY_JCC,
+    WAY_CALL,
+    WAY_RET,
+    WAY_JMP_IND,
+    WAY_CALL_IND,
+    WAY_END, /* the block ends without a branch */
+};
+
+/* The longest stretch. Where it does not lie in one page its accesses look one by one. */
+#define GROUP_BYTES_MAX 512
+
+/* The accesses of the instructions from first to last: at least two, and other instructions in
+ * between. */
+struct translate_group {
+    uint8_t first, last;
+    bool write;     /* some of them */
+    bool vectors;   /* some of the instructions are on the vector registers */
+    uint16_t bytes; /* of the stretch */
+    int32_t before; /* the stretch's start, from the address of the first access; not positive */
+};
+
+/*
+ * The groups of a block, in order; returns how many (at most BLOCK_INSNS_MAX / 2). offset[i]: where
+ * in its group's stretch the access of instruction i is.
+ */
+unsigned translate_groups(const struct block *block, const uint8_t *way,
+                          struct translate_group *groups, uint16_t *offset);
+
+/* Does the instruction name the general register as an operand or in an address? */
+bool translate_names(const struct insn *insn, unsigned reg);
+
+#endif

@@ -1,0 +1,551 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Both tiers on the same code: loops of random instructions, most of which access memory, from the
+ * same state. Registers, flags, the FPU's state, memory, how it ends and the number of instructions
+ * must be the same. (The single instructions are compared with the host's processor: diff/.)
+ */
+#include "engine/soft/exec_vec.h"
+#include "engine/soft/mmu_internal.h"
+#include "engine/soft/test_cpu.h"
+#include "engine/soft/translate.h"
+
+#define CODE        0x200000u
+#define FUNCTION    (CODE + 0xa00u) /* that is called */
+#define SCRATCH     (CODE + 0xc00u) /* data in the page of the code */
+#define DATA        0x300000u
+#define DATA_PAGES  16u
+#define DATA_BYTES  (DATA_PAGES << 12)
+#define READ_ONLY   5u /* pages of it */
+#define NOT_PRESENT 9u
+#define STACK       (DATA + 0xd000u) /* about there */
+#define TABLES      0x10000u
+#define PTE         7u
+#define WRITABLE    2u
+#define ROUNDS      7 /* of a loop */
+
+static struct test_guest guest;
+static struct soft_cpu *cpu;
+
+/* --- random numbers (xorshift64*) --- */
+
+static uint64_t seed;
+
+static uint32_t below(uint32_t limit)
+{
+    seed ^= seed >> 12;
+    seed ^= seed << 25;
+    seed ^= seed >> 27;
+    return (uint32_t)((seed * 0x2545f4914f6cdd1dULL >> 32) * limit >> 32);
+}
+
+static bool one_in(uint32_t n)
+{
+    return below(n) == 0;
+}
+
+/* --- code --- */
+
+static uint8_t code[4096];
+static unsigned len;
+
+static void put(unsigned byte)
+{
+    code[len++] = (uint8_t)byte;
+}
+
+static void put32(uint32_t value)
+{
+    for (unsigned i = 0; i < 4; i++)
+        put(value >> (8 * i));
+}
+
+/* Registers that hold addresses, and those that anything is done with. */
+static const uint8_t pointers[] = {CPU_RBX, CPU_RBP, CPU_RSI, CPU_RDI, CPU_R8, CPU_R10};
+static const uint8_t values[] = {CPU_RAX, CPU_RCX, CPU_RDX, CPU_R9,
+                                 CPU_R11, CPU_R12, CPU_R13, CPU_R14};
+
+#define PICK(list) (list)[below(sizeof(list) / sizeof((list)[0]))]
+
+/* The pointers of the code at hand are few, so that accesses share them. */
+static uint8_t favourites[2];
+
+static unsigned pick_pointer(void)
+{
+    unsigned n = below(8);
+    return n == 0 ? PICK(pointers) : n == 1 ? CPU_RSP : favourites[n & 1];
+}
+
+/* An opcode, its legacy prefix before REX, with memory for r/m. escape: 0, 0x0f, 0x0f38. */
+static void put_memory(unsigned prefix, bool wide, unsigned escape, unsigned opcode, unsigned reg)
+{
+    unsigned base = pick_pointer();
+    unsigned index = one_in(6) ? CPU_R15 : CPU_RSP; /* R15 counts the rounds */
+    bool relative = one_in(12);
+    if (prefix)
+        put(prefix);
+    unsigned rex = 0x40u | (wide ? 8u : 0) | (reg >> 3 & 1) << 2;
+    put(relative ? rex : rex | (index >> 3 & 1) << 1 | (base >> 3 & 1));
+    if (escape)
+        put(0x0f);
+    if (escape > 0xff)
+        put(escape);
+    put(opcode);
+    if (relative) { /* from the next instruction: an immediate of one byte moves it, no harm */
+        put((reg & 7) << 3 | 5);
+        put32(SCRATCH + 8 * below(16) - (CODE + len + 4));
+        return;
+    }
+    bool far = one_in(4);
+    put((far ? 0x80u : 0x40u) | (reg & 7) << 3 | 4);
+    put(below(4) << 6 | (index & 7) << 3 | (base & 7));
+    if (far)
+        put32(8 * below(80) - 256);
+    else
+        put(8 * below(16) + (one_in(4) ? below(8) : 0));
+}
+
+static void put_registers(unsigned prefix, bool wide, unsigned escape, unsigned opcode,
+                          unsigned reg, unsigned rm)
+{
+    if (prefix)
+        put(prefix);
+    put(0x40u | (wide ? 8u : 0) | (reg >> 3 & 1) << 2 | (rm >> 3 & 1));
+    if (escape)
+        put(0x0f);
+    put(opcode);
+    put(0xc0u | (reg & 7) << 3 | (rm & 7));
+}
+
+/* Flags that the manual leaves undefined are not the same in both tiers: cmp %r14, %r13 defines
+ * them. */
+static void define_flags(void)
+{
+    put_registers(0, true, 0, 0x39, CPU_R14, CPU_R13);
+}
+
+static void put_integer(void)
+{
+    static const uint8_t plain[] = {0x01, 0x03, 0x09, 0x0b, 0x11, 0x13, 0x19, 0x1b,
+                                    0x21, 0x23, 0x29, 0x2b, 0x31, 0x33, 0x38, 0x39,
+                                    0x3a, 0x3b, 0x63, 0x84, 0x85, 0x86, 0x87, 0x88,
+                                    0x89, 0x89, 0x89, 0x8a, 0x8b, 0x8b, 0x8b, 0x8d};
+    static const uint8_t escaped[] = {0x40, 0x44, 0x4d, 0xa5, 0xad, 0xaf, 0xb0, 0xb1, 0xb6,
+                                      0xb7, 0xb8, 0xbc, 0xbd, 0xbe, 0xbf, 0xc1, 0x94, 0x9c};
+    bool wide = one_in(2), memory = !one_in(4);
+    unsigned reg = PICK(values), escape = one_in(4) ? 0x0f : 0;
+    unsigned opcode = escape ? PICK(escaped) : PICK(plain);
+    unsigned prefix = one_in(8) ? 0x66 : 0;
+    if (escape && opcode == 0xb8)
+        prefix = 0xf3; /* POPCNT */
+    if (memory && escape && opcode == 0xc1)
+        prefix = 0xf0; /* LOCK XADD */
+    if (memory)
+        put_memory(prefix, wide, escape, opcode, reg);
+    else if (opcode != 0x8d)
+        put_registers(prefix, wide, escape, opcode, reg, PICK(values));
+    if (escape && (opcode == 0xa5 || opcode == 0xad || opcode == 0xaf || (opcode | 1) == 0xbd))
+        define_flags();
+}
+
+static void put_unary(void)
+{
+    /* INC, DEC, NOT, NEG, MUL, IMUL, DIV, IDIV, shifts by 1 and by CL */
+    static const uint16_t unary[] = {0xff0, 0xff1, 0xf72, 0xf73, 0xf74, 0xf75, 0xf76, 0xf77,
+                                     0xd14, 0xd15, 0xd17, 0xd10, 0xd34, 0xd35, 0xd33};
+    unsigned pick = PICK(unary), opcode = pick >> 4, reg = pick & 15;
+    bool divides = opcode == 0xf7 && reg >= 6;
+    if (divides) /* a dividend that may well do: xor %edx, %edx */
+        put_registers(0, false, 0, 0x31, CPU_RDX, CPU_RDX);
+    if (one_in(2))
+        put_memory(0, one_in(2), 0, opcode, reg);
+    else
+        put_registers(0, one_in(2), 0, opcode, reg, PICK(values));
+    if ((opcode == 0xf7 && reg >= 4) || opcode == 0xd1 || opcode == 0xd3)
+        define_flags();
+}
+
+static void put_vector(void)
+{
+    /* prefix, opcode: moves, aligned and not, arithmetic, to general registers */
+    static const uint16_t vectors[] = {0x0010, 0x0011, 0x0028, 0x0029, 0xf210, 0xf211, 0xf310,
+                                       0xf311, 0x66fe, 0x66ef, 0xf258, 0xf259, 0x666e, 0x667e,
+                                       0x66d6, 0xf36f, 0xf37f, 0x666f, 0x667f, 0xf22a, 0xf22d};
+    unsigned pick = PICK(vectors), prefix = pick >> 8, opcode = pick & 0xff;
+    bool general = opcode == 0x6e || opcode == 0x7e || opcode == 0x2a || opcode == 0x2d;
+    unsigned reg = opcode == 0x2d ? PICK(values) : below(16);
+    if (!one_in(4))
+        put_memory(prefix, one_in(2) && opcode != 0xd6, 0x0f, opcode, reg);
+    else
+        put_registers(prefix, one_in(2) && opcode != 0xd6, 0x0f, opcode, reg,
+                      general && opcode != 0x2d ? PICK(values) : below(16));
+}
+
+static void put_x87(void)
+{
+    static const uint16_t memory[] = {0xd90, 0xd93, 0xdd0, 0xdd3, 0xdb0, 0xdb5, 0xdb7, 0xd80,
+                                      0xdc1, 0xdc6, 0xdf5, 0xdf7, 0xd95, 0xd97, 0xdd7, 0xda1};
+    static const uint16_t registers[] = {0xd9e8, 0xd9ee, 0xd9eb, 0xdec1, 0xdec9, 0xdee9, 0xdcc1,
+                                         0xd9c9, 0xd9e0, 0xd9fa, 0xdbf1, 0xdfe0, 0xddd8, 0xdbe2,
+                                         0xdac1, 0xdbe9, 0xd9fc, 0xdde1, 0xd9f6, 0xd9c1};
+    if (one_in(2)) {
+        unsigned pick = PICK(memory);
+        put_memory(0, false, 0, pick >> 4, pick & 15);
+    } else {
+        unsigned pick = PICK(registers);
+        put(pick >> 8);
+        put(pick & 0xff);
+    }
+}
+
+static void put_stack(void)
+{
+    unsigned reg = one_in(4) ? PICK(pointers) : PICK(values);
+    switch (below(8)) {
+    case 0:
+    case 1:
+    case 2:
+        put(0x40u | reg >> 3);
+        put(0x50u | (reg & 7));
+        break;
+    case 3:
+    case 4:
+        reg = PICK(values);
+        put(0x40u | reg >> 3);
+        put(0x58u | (reg & 7));
+        break;
+    case 5: /* push $ */
+        put(0x68);
+        put32(below(UINT32_MAX));
+        break;
+    case 6: /* add or sub $, %rsp */
+        put_registers(0, true, 0, 0x83, one_in(2) ? 0 : 5, CPU_RSP);
+        put(8 * below(4));
+        break;
+    default: /* pushf: by its handler */
+        put(0x9c);
+        break;
+    }
+}
+
+static void put_pointer(void)
+{
+    unsigned reg = pick_pointer();
+    if (one_in(3)) {
+        put_registers(0, true, 0, 0x89, PICK(pointers), PICK(pointers));
+    } else if (one_in(2)) { /* lea disp8(reg), reg */
+        put(0x48u | (reg >> 3) << 2 | reg >> 3);
+        put(0x8d);
+        put(0x40u | (reg & 7) << 3 | 4);
+        put(0x20u | (reg & 7));
+        put(8 * below(32));
+    } else {
+        put_registers(0, true, 0, 0x83, one_in(2) ? 0 : 5, reg);
+        put(8 * below(8));
+    }
+}
+
+static void put_call(void)
+{
+    put(0xe8);
+    put32(FUNCTION - (CODE + len + 4));
+}
+
+static bool with_x87;
+
+static void put_one(void)
+{
+    uint32_t n = below(with_x87 ? 24 : 20);
+    if (n < 9)
+        put_integer();
+    else if (n < 11)
+        put_unary();
+    else if (n < 14)
+        put_vector();
+    else if (n < 17)
+        put_stack();
+    else if (n < 19)
+        put_pointer();
+    else if (n < 20)
+        put_call();
+    else
+        put_x87();
+}
+
+static void put_bytes(uint64_t gpa, const uint8_t *bytes, size_t count)
+{
+    mem_write(guest.mem, GPA(gpa), bytes, count);
+}
+
+static void finish_loop(void)
+{
+    put_registers(0, true, 0, 0xff, 1, CPU_R15); /* dec %r15 */
+    put(0x0f);                                   /* jnz CODE */
+    put(0x85);
+    put32(0u - (len + 4));
+    put(0xe6); /* out %al, $0x80: the end */
+    put(0x80);
+    put(0xf4);
+    put_bytes(CODE, code, len);
+}
+
+static void make_loop(void)
+{
+    /* push %rbx; mov 16(%rsp), %r12; pop %r9; ret */
+    static const uint8_t function[] = {0x53, 0x4c, 0x8b, 0x64, 0x24, 0x10, 0x41, 0x59, 0xc3};
+    len = 0;
+    favourites[0] = PICK(pointers);
+    favourites[1] = PICK(pointers);
+    for (unsigned n = 3 + below(40); n > 0; n--)
+        put_one();
+    put_bytes(FUNCTION, function, sizeof(function));
+    finish_loop();
+}
+
+/* --- states --- */
+
+struct state {
+    uint64_t gpr[16], rip, rflags, count;
+    struct soft_fpu fpu;
+    int ending; /* enum engine_exit_kind */
+    uint8_t data[DATA_BYTES], code[4096];
+};
+
+static struct state start, first, second;
+
+static void map_pages(void)
+{
+    test_mode(cpu, 64, 3);
+    memset(guest.ram + TABLES, 0, 0x5000);
+    test_put(guest.ram, TABLES, (TABLES + 0x1000) | PTE, 8);
+    test_put(guest.ram, TABLES + 0x1000, (TABLES + 0x2000) | PTE, 8);
+    test_put(guest.ram, TABLES + 0x2008, (TABLES + 0x3000) | PTE, 8);
+    test_put(guest.ram, TABLES + 0x3000, CODE | PTE, 8);
+    for (unsigned i = 0; i < DATA_PAGES; i++) {
+        uint64_t entry = (DATA + 4096 * i) | (i == READ_ONLY ? PTE & ~WRITABLE : PTE);
+        test_put(guest.ram, TABLES + 0x3800 + 8 * i, i == NOT_PRESENT ? 0 : entry, 8);
+    }
+    cpu->cr0 |= CPU_CR0_PG;
+    cpu->cr4 = CPU_CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+    cpu->cr3 = TABLES;
+    cpu->idt.limit = 0; /* an exception is the end */
+    soft_cpu_update(cpu);
+    mmu_flush_all(cpu);
+    mmu_cr3_written(cpu, false);
+}
+
+/* Near the end of a page, or near its start. */
+static uint64_t random_address(void)
+{
+    uint64_t page = DATA + 4096 * below(DATA_PAGES), offset = 16 * below(40);
+    if (one_in(16))
+        return SCRATCH;
+    return one_in(2) ? page + offset : page + 4096 - offset;
+}
+
+static void make_start(void)
+{
+    for (unsigned i = 0; i < 16; i++)
+        start.gpr[i] = (uint64_t)below(UINT32_MAX) << below(33);
+    for (unsigned i = 0; i < sizeof(pointers); i++)
+        start.gpr[pointers[i]] = random_address();
+    start.gpr[CPU_RSP] = STACK + 8 * below(600);
+    start.gpr[CPU_R15] = ROUNDS;
+    start.rip = CODE;
+    start.rflags = RFLAGS_FIXED | RFLAGS_IOPL | (below(4096) & RFLAGS_ARITH);
+    start.fpu = cpu->fpu;
+    for (unsigned i = 0; i < sizeof(start.data); i++)
+        start.data[i] = (uint8_t)(i * 37 + i / 4096);
+    memcpy(start.code, guest.ram + CODE, sizeof(start.code));
+}
+
+static void set_state(void)
+{
+    memcpy(cpu->gpr, start.gpr, sizeof(start.gpr));
+    cpu->rip = start.rip;
+    cpu->rflags = start.rflags;
+    cpu->fpu = start.fpu;
+    cpu->activity = SOFT_ACTIVE;
+    cpu->delivering = -1;
+    put_bytes(DATA, start.data, sizeof(start.data));
+    put_bytes(CODE, start.code, sizeof(start.code));
+    map_pages();
+    memcpy(cpu->gpr, start.gpr, sizeof(start.gpr)); /* test_mode() clears them */
+    cpu->rflags = start.rflags;
+}
+
+static void run(const struct translate_options *options, struct state *end)
+{
+    struct engine_exit exit;
+    set_state();
+    translate_configure(cpu, options);
+    uint64_t before = cpu->instructions;
+    soft_vcpu_run(&cpu->base, &exit);
+    memcpy(end->gpr, cpu->gpr, sizeof(end->gpr));
+    end->rip = cpu->rip;
+    end->rflags = cpu->rflags;
+    end->count = cpu->instructions - before;
+    end->fpu = cpu->fpu;
+    end->ending = (int)exit.kind;
+    memcpy(end->data, guest.ram + DATA, sizeof(end->data));
+    memcpy(end->code, guest.ram + CODE, sizeof(end->code));
+}
+
+/* Says what differs. */
+static bool same(bool exact)
+{
+    bool faulted = first.ending != ENGINE_EXIT_KICK;
+    uint64_t flags = faulted && !exact ? ~RFLAGS_ARITH : ~0ULL;
+    bool good = true;
+    for (unsigned i = 0; i < 16; i++) {
+        if (first.gpr[i] == second.gpr[i])
+            continue;
+        printf("# register %u: %#llx, translated %#llx\n", i, (unsigned long long)first.gpr[i],
+               (unsigned long long)second.gpr[i]);
+        good = false;
+    }
+    if (first.ending != second.ending || first.rip != second.rip || first.count != second.count ||
+        (first.rflags ^ second.rflags) & flags) {
+        printf("# ends %d at %#llx, flags %#llx, after %llu; translated %d at %#llx, %#llx, %llu\n",
+               first.ending, (unsigned long long)first.rip, (unsigned long long)first.rflags,
+               (unsigned long long)first.count, second.ending, (unsigned long long)second.rip,
+               (unsigned long long)second.rflags, (unsigned long long)second.count);
+        good = false;
+    }
+    if (memcmp(&first.fpu, &second.fpu, sizeof(first.fpu)) != 0) {
+        for (unsigned i = 0; i < sizeof(first.fpu); i++) {
+            if (((uint8_t *)&first.fpu)[i] != ((uint8_t *)&second.fpu)[i])
+                printf("# FPU state, byte %u: %02x, translated %02x\n", i,
+                       ((uint8_t *)&first.fpu)[i], ((uint8_t *)&second.fpu)[i]);
+        }
+        good = false;
+    }
+    for (unsigned i = 0; i < sizeof(first.data); i++) {
+        if (first.data[i] == second.data[i])
+            continue;
+        printf("# memory %#x: %02x, translated %02x\n", DATA + i, first.data[i], second.data[i]);
+        good = false;
+        break;
+    }
+    if (memcmp(first.code, second.code, sizeof(first.code)) != 0) {
+        printf("# the page of the code differs\n");
+        good = false;
+    }
+    return good;
+}
+
+static void print_code(void)
+{
+    printf("# code:");
+    for (unsigned i = 0; i < len; i++)
+        printf(" %02x", code[i]);
+    printf("\n");
+}
+
+static bool compare(const struct translate_options *options)
+{
+    static const struct translate_options off = {.off = true};
+    run(&off, &first);
+    run(options, &second);
+    if (same(options->exact))
+        return true;
+    print_code();
+    return false;
+}
+
+/* --- tests --- */
+
+/* How many of them end by a fault: neither none nor all, or not much is tested. */
+static unsigned faults;
+
+static bool random_loops(unsigned count, const struct translate_options *options)
+{
+    for (unsigned n = 0; n < count; n++) {
+        uint64_t number = seed;
+        make_loop();
+        make_start();
+        if (!compare(options)) {
+            printf("# seed %#llx\n", (unsigned long long)number);
+            return false;
+        }
+        faults += first.ending != ENGINE_EXIT_KICK;
+    }
+    return true;
+}
+
+static void test_random(unsigned count)
+{
+    static const struct {
+        const char *title;
+        struct translate_options options;
+    } modes[] = {
+        {"",                             {.runs = 1}                  },
+        {", with exact flags",           {.runs = 1, .exact = true}   },
+        {", without looks into the TLB", {.runs = 1, .slow = true}    },
+        {", forgetting the code",        {.runs = 2, .flush_every = 3}},
+    };
+    for (unsigned i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+        for (unsigned x87 = 0; x87 < 2; x87++) {
+            with_x87 = x87;
+            char name[80];
+            snprintf(name, sizeof(name), "random loops%s%s", x87 ? " with x87 code" : "",
+                     modes[i].title);
+            ok(random_loops(count, &modes[i].options), name);
+        }
+    }
+    unsigned all = count * 2 * (unsigned)(sizeof(modes) / sizeof(modes[0]));
+    printf("# %u of %u end by a fault\n", faults, all);
+    ok(faults > all / 20 && faults < all - all / 20, "some end by a fault");
+}
+
+/* As many ways out of a block as there can be. */
+static void test_many_slow_paths(void)
+{
+    len = 0;
+    for (unsigned i = 0; i < BLOCK_INSNS_MAX;
+         i++) { /* idivl 8(%rbx,%rsp..): all of them fault-free */
+        put(0xf7);
+        put(0x7b);
+        put(8);
+    }
+    finish_loop();
+    make_start();
+    start.gpr[CPU_RBX] = DATA + 0x100;
+    start.gpr[CPU_RAX] = 1000;
+    start.gpr[CPU_RDX] = 0;
+    memset(start.data + 0x108, 0, 4);
+    start.data[0x108] = 3;
+    ok(compare(&(struct translate_options){.runs = 1}), "a block of divisions by memory");
+    len = 0;
+    for (unsigned i = 0; i < BLOCK_INSNS_MAX; i++) { /* addps 16 * i(%rsi), %xmm0 */
+        put(0x0f);
+        put(0x58);
+        put(0x86);
+        put32(16 * (i % 2 ? i : 4096 / 16 + i));
+    }
+    finish_loop();
+    make_start();
+    start.gpr[CPU_RSI] = DATA + 0x100;
+    ok(compare(&(struct translate_options){.runs = 1}), "and of aligned vectors");
+    /* No #DE, and no difference, where the quotient does not fit either. */
+    start.gpr[CPU_RSI] = DATA + 0x108;
+    ok(compare(&(struct translate_options){.runs = 1}), "and of vectors that are not aligned");
+}
+
+static void tests(void)
+{
+    const char *from = getenv("HULL_TEST_SEED"), *loops = getenv("HULL_TEST_LOOPS");
+    seed = from ? strtoull(from, NULL, 0) : 20261128;
+    cpu = guest.cpu[0];
+    x87_init(cpu);
+    fpu_set_mxcsr(cpu, MXCSR_INIT);
+    test_many_slow_paths();
+    test_random(loops ? (unsigned)atoi(loops) : 1000);
+}
+
+int main(void)
+{
+    if (ok(test_guest_init(&guest, 1), "a machine"))
+        test_all(tests);
+    test_guest_fini(&guest);
+    return tap_done();
+}
