@@ -4,7 +4,9 @@
  * no intermediate form, since guest and host have the same instructions.
  *
  *     translate.c        the code cache, entering and leaving it, links, invalidation
- *     translate_block.c  a block's analysis and its code        translate_emit.h   bytes
+ *     translate_block.c  a block's analysis and its code
+ *     translate_class.c  in which way an instruction is translated
+ *     translate_emit.h   bytes
  *
  * In translated code
  *   - the guest's registers are in the host's registers of the same name, RSP too, but for R10 and

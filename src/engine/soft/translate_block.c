@@ -11,7 +11,7 @@
  *     links:          where jumps within the page lead at first
  *     stale:          where the entry leads when the page has changed
  */
-#include "engine/soft/translate_internal.h"
+#include "engine/soft/translate_class.h"
 
 #include "engine/soft/mmu_internal.h"
 #include "engine/soft/translate_group.h"
@@ -62,290 +62,6 @@ struct job {
     unsigned stub_count;
 };
 
-/* --- an instruction's bytes --- */
-
-struct layout {
-    uint8_t prefixes[4]; /* 66, F2, F3, F0 as far as they are there */
-    uint8_t prefix_count;
-    uint8_t rex;    /* 0: none */
-    uint8_t vex[3]; /* as three bytes: C4, RXB and map, W vvvv L pp */
-    bool has_vex;
-    uint8_t opcode[3];
-    uint8_t opcode_len;
-    uint8_t tail_at; /* behind ModRM and displacement: the immediate */
-};
-
-static unsigned memory_operand_len(const uint8_t *modrm)
-{
-    unsigned mod = *modrm >> 6, rm = *modrm & 7, len = 1;
-    if (rm == 4) {
-        len++;
-        if (mod == 0 && (modrm[1] & 7) == 5)
-            len += 4;
-    } else if (mod == 0 && rm == 5) {
-        len += 4;
-    }
-    return len + (mod == 1 ? 1 : mod == 2 ? 4 : 0);
-}
-
-/* Of 64-bit code with a ModRM byte that names memory. */
-static void lay_out(const struct insn *insn, struct layout *l)
-{
-    const uint8_t *b = insn->bytes;
-    unsigned i = 0;
-    *l = (struct layout){0};
-    for (;; i++) {
-        if (b[i] == 0x66 || b[i] == 0xf2 || b[i] == 0xf3 || b[i] == 0xf0) {
-            if (!memchr(l->prefixes, b[i], l->prefix_count))
-                l->prefixes[l->prefix_count++] = b[i];
-        } else if (b[i] != 0x67 && b[i] != 0x2e && b[i] != 0x36 && b[i] != 0x3e && b[i] != 0x26 &&
-                   b[i] != 0x64 && b[i] != 0x65 && (b[i] & 0xf0) != 0x40) {
-            break;
-        }
-        /* Only right before the opcode it counts. */
-        l->rex = (b[i] & 0xf0) == 0x40 ? b[i] : 0;
-    }
-    if (b[i] == 0xc4) {
-        l->has_vex = true;
-        memcpy(l->vex, b + i, 3);
-        i += 3;
-        l->opcode[l->opcode_len++] = b[i++];
-    } else if (b[i] == 0xc5) {
-        l->has_vex = true;
-        l->vex[0] = 0xc4;
-        l->vex[1] = (uint8_t)((b[i + 1] & 0x80) | 0x61);
-        l->vex[2] = b[i + 1] & 0x7f;
-        i += 2;
-        l->opcode[l->opcode_len++] = b[i++];
-    } else {
-        if (b[i] == 0x0f) {
-            l->opcode[l->opcode_len++] = b[i++];
-            if (b[i] == 0x38 || b[i] == 0x3a)
-                l->opcode[l->opcode_len++] = b[i++];
-        }
-        l->opcode[l->opcode_len++] = b[i++];
-    }
-    l->tail_at = (uint8_t)(i + memory_operand_len(b + i));
-}
-
-/* The operand offset(%r10). */
-static void emit_r10_operand(struct emit *e, unsigned reg, unsigned offset)
-{
-    unsigned mod = offset == 0 ? 0 : offset < 128 ? 1 : 2;
-    emit8(e, mod << 6 | (reg & 7) << 3 | (R10 & 7));
-    if (mod == 1)
-        emit8(e, offset);
-    else if (mod == 2)
-        emit32(e, offset);
-}
-
-/* The instruction with offset(%r10) for its memory operand, and `reg` for its register field. */
-static void emit_at_r10(struct emit *e, const struct insn *insn, unsigned reg, unsigned offset)
-{
-    struct layout l;
-    lay_out(insn, &l);
-    emit_bytes(e, l.prefixes, l.prefix_count);
-    if (l.has_vex) {
-        emit8(e, l.vex[0]);
-        emit8(e, (l.vex[1] & 0x1fu) | (reg & 8 ? 0 : 0x80u) | 0x40u); /* X unused, B: R10 */
-        emit8(e, l.vex[2]);
-    } else {
-        emit8(e, 0x41u | (l.rex & 8u) | (reg >> 3 & 1) << 2);
-    }
-    emit_bytes(e, l.opcode, l.opcode_len);
-    emit_r10_operand(e, reg, offset);
-    emit_bytes(e, insn->bytes + l.tail_at, insn->len - l.tail_at);
-}
-
-/* --- classes --- */
-
-static bool is_scratch(unsigned reg)
-{
-    return reg == R10 || reg == R11;
-}
-
-/* Integer instructions that the host does as they are. */
-static bool is_plain(const struct insn *insn)
-{
-    switch (insn->op) {
-    case OP_BSF:
-    case OP_BSR: /* with F3 the host may take it for TZCNT, LZCNT */
-        return !(insn->prefixes & PREFIX_REP);
-    case OP_BT:
-    case OP_BTS:
-    case OP_BTR:
-    case OP_BTC: /* the register moves the address */
-        return !insn->is_mem;
-    case OP_ADD:
-    case OP_OR:
-    case OP_ADC:
-    case OP_SBB:
-    case OP_AND:
-    case OP_SUB:
-    case OP_XOR:
-    case OP_CMP:
-    case OP_TEST:
-    case OP_INC:
-    case OP_DEC:
-    case OP_NEG:
-    case OP_NOT:
-    case OP_MUL:
-    case OP_IMUL1:
-    case OP_IMUL2:
-    case OP_IMUL3:
-    case OP_ROL:
-    case OP_ROR:
-    case OP_RCL:
-    case OP_RCR:
-    case OP_SHL:
-    case OP_SHR:
-    case OP_SAR:
-    case OP_ROL_CL:
-    case OP_ROR_CL:
-    case OP_RCL_CL:
-    case OP_RCR_CL:
-    case OP_SHL_CL:
-    case OP_SHR_CL:
-    case OP_SAR_CL:
-    case OP_SHLD:
-    case OP_SHRD:
-    case OP_SHLD_CL:
-    case OP_SHRD_CL:
-    case OP_BT_IMM:
-    case OP_BTS_IMM:
-    case OP_BTR_IMM:
-    case OP_BTC_IMM:
-    case OP_TZCNT:
-    case OP_LZCNT:
-    case OP_POPCNT:
-    case OP_BSWAP:
-    case OP_CRC32:
-    case OP_MOVBE:
-    case OP_ADCX:
-    case OP_ADOX:
-    case OP_ANDN:
-    case OP_BEXTR:
-    case OP_BLSI:
-    case OP_BLSMSK:
-    case OP_BLSR:
-    case OP_BZHI:
-    case OP_MULX:
-    case OP_PDEP:
-    case OP_PEXT:
-    case OP_RORX:
-    case OP_SARX:
-    case OP_SHLX:
-    case OP_SHRX:
-    case OP_MOV:
-    case OP_MOV_IMM:
-    case OP_MOVZX8:
-    case OP_MOVZX16:
-    case OP_MOVSX8:
-    case OP_MOVSX16:
-    case OP_MOVSXD:
-    case OP_MOVNTI:
-    case OP_LEA:
-    case OP_XCHG:
-    case OP_XADD:
-    case OP_CMPXCHG:
-    case OP_CMPXCHG8B:
-    case OP_CMPXCHG16B:
-    case OP_CMOVCC:
-    case OP_SETCC:
-    case OP_CBW:
-    case OP_CWD:
-    case OP_LAHF:
-    case OP_SAHF:
-    case OP_CLC:
-    case OP_STC:
-    case OP_CMC:
-    case OP_FENCE:
-        return true;
-    default:
-        return false;
-    }
-}
-
-/* Does the instruction have its register field as a byte register that REX turns into another? */
-static bool has_high_byte(const struct insn *insn)
-{
-    enum insn_form form = insn->opcode->form;
-    return insn->op_bytes == 1 && (form == FORM_REG_RM || form == FORM_RM_REG) && insn->reg >= 4 &&
-           insn->reg < 8 && !(insn->prefixes & PREFIX_REX);
-}
-
-static bool has_vvvv(const struct insn *insn)
-{
-    enum insn_form form = insn->opcode->form;
-    return form == FORM_REG_V_RM || form == FORM_V_RM || form == FORM_REG_RM_V ||
-           form == FORM_RM_V_REG;
-}
-
-static enum way way_of_memory(const struct insn *insn)
-{
-    uint32_t attr = insn->opcode->attr;
-    if (has_high_byte(insn) || (has_vvvv(insn) && is_scratch(insn->vvvv)) || insn->mem_bytes == 0 ||
-        !(attr & (ATTR_MEM_READ | ATTR_MEM_WRITE)))
-        return WAY_HANDLER;
-    return WAY_MEMORY;
-}
-
-/* Vector instructions whose operands are all described, and none of them an MMX register. */
-static bool is_vector(const struct insn *insn)
-{
-    uint32_t attr = insn->opcode->attr;
-    if (insn->op != OP_VEC && insn->op != OP_VEC_FLAGS && insn->op != OP_VEC_STR &&
-        insn->op != OP_VEC_ZERO)
-        return false;
-    if (attr & (ATTR_MMX | ATTR_MMX_REG | ATTR_MMX_RM | ATTR_X87 | ATTR_VSIB))
-        return false;
-    return !insn->is_mem || (insn->mem_bytes != 0 && attr & (ATTR_MEM_READ | ATTR_MEM_WRITE));
-}
-
-static enum way way_of(const struct job *job, const struct insn *insn)
-{
-    bool near64 = insn->op_bytes == 8; /* branches and the stack */
-    switch (insn->op) {
-    case OP_FALL_THROUGH:
-        return WAY_END;
-    case OP_NOP:
-    case OP_PREFETCH:
-        return WAY_NOTHING;
-    case OP_PUSH:
-    case OP_PUSH_IMM:
-        return near64 && !insn->is_mem ? WAY_PUSH : WAY_HANDLER;
-    case OP_POP:
-        return near64 && !insn->is_mem && insn->rm != CPU_RSP ? WAY_POP : WAY_HANDLER;
-    case OP_JMP:
-        return near64 ? WAY_JMP : WAY_HANDLER;
-    case OP_JCC:
-        return near64 ? WAY_JCC : WAY_HANDLER;
-    case OP_CALL:
-        return near64 ? WAY_CALL : WAY_HANDLER;
-    case OP_RET:
-        return near64 ? WAY_RET : WAY_HANDLER;
-    case OP_JMP_IND:
-        return near64 ? WAY_JMP_IND : WAY_HANDLER;
-    case OP_CALL_IND:
-        return near64 && (insn->is_mem || insn->rm != CPU_RSP) ? WAY_CALL_IND : WAY_HANDLER;
-    default:
-        break;
-    }
-    if (insn->op >= OP_VEC_BASE && insn->op < OP_VEC_END)
-        return is_vector(insn) && job->t->host >> insn->opcode->feature & 1 ? WAY_VECTOR
-                                                                            : WAY_HANDLER;
-    if (insn->op == OP_DIV || insn->op == OP_IDIV)
-        return insn->op_bytes >= 4 ? WAY_DIVIDE : WAY_HANDLER;
-    if (!is_plain(insn) ||
-        (insn->opcode->feature != FEAT_BASE && !(job->t->host >> insn->opcode->feature & 1)))
-        return WAY_HANDLER;
-    if (insn->op == OP_LEA)
-        return insn->rip_relative ? WAY_LEA : WAY_COPY;
-    if (insn->is_mem)
-        return way_of_memory(insn);
-    return WAY_COPY;
-}
-
 /* --- flags --- */
 
 static void analyse(struct job *job)
@@ -357,7 +73,7 @@ static void analyse(struct job *job)
     for (unsigned i = count; i-- > 0;) {
         const struct insn *insn = &job->block->insns[i];
         struct insn_flags f = {0};
-        job->way[i] = (uint8_t)way_of(job, insn);
+        job->way[i] = (uint8_t)translate_way_of(job->t, insn);
         if (job->way[i] == WAY_HANDLER)
             f = (struct insn_flags){.read = ARITH};
         else if (insn->op != OP_FALL_THROUGH)
@@ -560,6 +276,35 @@ static void emit_stack_address(struct emit *e, int32_t bytes)
 }
 
 /* --- instructions --- */
+
+/* The operand offset(%r10). */
+static void emit_r10_operand(struct emit *e, unsigned reg, unsigned offset)
+{
+    unsigned mod = offset == 0 ? 0 : offset < 128 ? 1 : 2;
+    emit8(e, mod << 6 | (reg & 7) << 3 | (R10 & 7));
+    if (mod == 1)
+        emit8(e, offset);
+    else if (mod == 2)
+        emit32(e, offset);
+}
+
+/* The instruction with offset(%r10) for its memory operand, and `reg` for its register field. */
+static void emit_at_r10(struct emit *e, const struct insn *insn, unsigned reg, unsigned offset)
+{
+    struct layout l;
+    translate_lay_out(insn, &l);
+    emit_bytes(e, l.prefixes, l.prefix_count);
+    if (l.has_vex) {
+        emit8(e, l.vex[0]);
+        emit8(e, (l.vex[1] & 0x1fu) | (reg & 8 ? 0 : 0x80u) | 0x40u); /* X unused, B: R10 */
+        emit8(e, l.vex[2]);
+    } else {
+        emit8(e, 0x41u | (l.rex & 8u) | (reg >> 3 & 1) << 2);
+    }
+    emit_bytes(e, l.opcode, l.opcode_len);
+    emit_r10_operand(e, reg, offset);
+    emit_bytes(e, insn->bytes + l.tail_at, insn->len - l.tail_at);
+}
 
 static void emit_copy(struct job *job, const struct insn *insn, unsigned i)
 {

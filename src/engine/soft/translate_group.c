@@ -1,16 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "engine/soft/translate_group.h"
 
-#include "engine/soft/translate_emit.h"
-
 /* --- which general registers --- */
-
-static bool has_vvvv(const struct insn *insn)
-{
-    enum insn_form form = insn->opcode->form;
-    return form == FORM_REG_V_RM || form == FORM_V_RM || form == FORM_REG_RM_V ||
-           form == FORM_RM_V_REG;
-}
 
 static bool has_reg(const struct insn *insn)
 {
@@ -35,7 +26,7 @@ bool translate_names(const struct insn *insn, unsigned reg)
                (attr & ATTR_GPR_RM && !insn->is_mem && insn->rm == reg) ||
                (attr & ATTR_GPR_V && insn->vvvv == reg);
     return (has_reg(insn) && insn->reg == reg) || (has_rm(insn) && insn->rm == reg) ||
-           (has_vvvv(insn) && insn->vvvv == reg);
+           (translate_has_vvvv(insn) && insn->vvvv == reg);
 }
 
 #define BIT(n) (1u << (n))
@@ -67,7 +58,7 @@ static unsigned implied(const struct insn *insn)
 static unsigned changed(const struct insn *insn)
 {
     unsigned reg = has_reg(insn) ? BIT(insn->reg) : 0, rm = has_rm(insn) ? BIT(insn->rm) : 0;
-    unsigned vvvv = has_vvvv(insn) ? BIT(insn->vvvv) : 0;
+    unsigned vvvv = translate_has_vvvv(insn) ? BIT(insn->vvvv) : 0;
     uint32_t attr = insn->opcode->attr;
     if (insn->op >= OP_VEC_BASE)
         return (attr & ATTR_GPR_REG ? BIT(insn->reg) : 0) |
@@ -222,7 +213,7 @@ static enum part part_of(const struct registers *r, const struct insn *insn, enu
     case WAY_COPY:
         break;
     case WAY_LEA:
-        return insn->reg == R10 || insn->reg == R11 ? PART_ALONE : PART_NONE;
+        return is_scratch(insn->reg) ? PART_ALONE : PART_NONE;
     case WAY_NOTHING:
         return PART_NONE;
     default:

@@ -9,27 +9,7 @@
 #ifndef HULL_ENGINE_SOFT_TRANSLATE_GROUP_H
 #define HULL_ENGINE_SOFT_TRANSLATE_GROUP_H
 
-#include "engine/soft/block.h"
-
-/* How an instruction is translated: translate_block.c. */
-enum way {
-    WAY_HANDLER, /* by its handler */
-    WAY_COPY,    /* as it is; R10 and R11 loaded before and stored behind it */
-    WAY_LEA,     /* RIP-relative LEA: a constant */
-    WAY_NOTHING, /* no effect */
-    WAY_MEMORY,  /* with its memory operand at (%r10) */
-    WAY_DIVIDE,  /* register or memory operand: where no overflow is possible */
-    WAY_VECTOR,  /* COPY or MEMORY, on the vector registers */
-    WAY_PUSH,    /* register or immediate */
-    WAY_POP,     /* register */
-    WAY_JMP,
-    WAY_JCC,
-    WAY_CALL,
-    WAY_RET,
-    WAY_JMP_IND,
-    WAY_CALL_IND,
-    WAY_END, /* the block ends without a branch */
-};
+#include "engine/soft/translate_class.h"
 
 /* The longest stretch. Where it does not lie in one page its accesses look one by one. */
 #define GROUP_BYTES_MAX 512

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* In which way an instruction is translated, and where its parts are. */
+#ifndef HULL_ENGINE_SOFT_TRANSLATE_CLASS_H
+#define HULL_ENGINE_SOFT_TRANSLATE_CLASS_H
+
+#include "engine/soft/translate_internal.h"
+
+enum way {
+    WAY_HANDLER, /* by its handler */
+    WAY_COPY,    /* as it is; R10 and R11 loaded before and stored behind it */
+    WAY_LEA,     /* RIP-relative LEA: a constant */
+    WAY_NOTHING, /* no effect */
+    WAY_MEMORY,  /* with its memory operand at (%r10) */
+    WAY_DIVIDE,  /* register or memory operand: where no overflow is possible */
+    WAY_VECTOR,  /* either of the two, on the vector registers */
+    WAY_PUSH,    /* register or immediate */
+    WAY_POP,     /* register */
+    WAY_JMP,
+    WAY_JCC,
+    WAY_CALL,
+    WAY_RET,
+    WAY_JMP_IND,
+    WAY_CALL_IND,
+    WAY_END, /* the block ends without a branch */
+};
+
+struct layout {
+    uint8_t prefixes[4]; /* 66, F2, F3, F0 as far as they are there */
+    uint8_t prefix_count;
+    uint8_t rex;    /* 0: none */
+    uint8_t vex[3]; /* as three bytes: C4, RXB and map, W vvvv L pp */
+    bool has_vex;
+    uint8_t opcode[3];
+    uint8_t opcode_len;
+    uint8_t tail_at; /* behind ModRM and displacement: the immediate */
+};
+
+/* Of 64-bit code with a ModRM byte that names memory. */
+void translate_lay_out(const struct insn *insn, struct layout *l);
+
+enum way translate_way_of(const struct translator *t, const struct insn *insn);
+
+/* Is VEX.vvvv one of its operands? */
+bool translate_has_vvvv(const struct insn *insn);
+
+/* A register that translated code has no room for: it is in memory. */
+static inline bool is_scratch(unsigned reg)
+{
+    return reg == R10 || reg == R11;
+}
+
+#endif
