@@ -25,6 +25,7 @@
 
 #define MODE_VEX     (1u << 8)
 #define MODE_CAREFUL (1u << 9)
+#define MODE_FLAT    (1u << 10)
 
 static const uint32_t no_page; /* the generation of what is decoded anew each time */
 
@@ -33,7 +34,8 @@ static const struct opcode fall_through = {.name = "(end)", .op = OP_FALL_THROUG
 static uint32_t mode_of(const struct soft_cpu *cpu)
 {
     bool vex = !cpu->mode.real && !cpu->mode.v86;
-    return cpu->mode.code_bits | (vex ? MODE_VEX : 0) | (cpu->mode.careful ? MODE_CAREFUL : 0);
+    return cpu->mode.code_bits | (vex ? MODE_VEX : 0) | (cpu->mode.careful ? MODE_CAREFUL : 0) |
+           (cpu->mode.flat ? MODE_FLAT : 0);
 }
 
 static size_t hash_of(uint64_t gpa, uint64_t rip, uint32_t mode)
@@ -283,6 +285,7 @@ struct block *block_of_insn(struct soft_cpu *cpu, const struct insn *insn)
     forget(cpu);
     struct block *b = (struct block *)(void *)cpu->blocks->arena;
     *b = (struct block){.rip = cpu->rip,
+                        .mode = mode_of(cpu),
                         .count = 1,
                         .offset = (uint16_t)(cpu->rip & PAGE_MASK),
                         .current = &no_page};

@@ -20,7 +20,7 @@
 struct block {
     uint64_t gpa;            /* of the first instruction */
     uint64_t rip;            /* of the first instruction: mapped elsewhere it is another block */
-    uint32_t mode;           /* decoding mode: code_bits, vex, careful */
+    uint32_t mode;           /* code_bits, vex, careful, flat */
     uint16_t count;          /* instructions; the last one stores RIP */
     uint16_t offset;         /* of the first instruction in its page */
     uint32_t generation;     /* of its page, when it was decoded */

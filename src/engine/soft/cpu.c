@@ -89,6 +89,18 @@ static bool is_flat(const struct cpu_segment *s, bool write)
     return !(s->attr & SEG_TYPE_DOWN) && s->attr & SEG_TYPE_WRITE;
 }
 
+/* Can code be translated without a look at CS, DS and SS? At the others it looks. */
+static bool all_flat(const struct soft_cpu *cpu)
+{
+    const unsigned needed = 1u << SEG_DS | 1u << SEG_SS;
+    const struct soft_mode *m = &cpu->mode;
+    if (m->code_bits == 64)
+        return true;
+    return m->code_bits == 32 && m->stack_bytes == 4 && !m->real && cpu->code_flat &&
+           (cpu->seg_flat_write & needed) == needed && cpu->seg_base[SEG_CS] == 0 &&
+           cpu->seg_base[SEG_DS] == 0 && cpu->seg_base[SEG_SS] == 0;
+}
+
 static void update_segments(struct soft_cpu *cpu)
 {
     bool code64 = cpu->mode.code_bits == 64;
@@ -101,6 +113,7 @@ static void update_segments(struct soft_cpu *cpu)
         cpu->seg_flat_write |= (uint8_t)((code64 || is_flat(s, true)) << i);
     }
     cpu->code_flat = code64 || cpu->seg[SEG_CS].limit == UINT32_MAX;
+    cpu->mode.flat = all_flat(cpu);
 }
 
 void soft_cpu_update(struct soft_cpu *cpu)

@@ -186,6 +186,7 @@ struct soft_mode {
     bool v86;             /* virtual-8086 mode */
     bool long_active;     /* EFER.LMA */
     bool paging;          /* CR0.PG */
+    bool flat;            /* 64-bit code; or 32-bit code where CS, DS, SS are all 4 GiB from 0 on */
     bool careful;         /* TF, an enabled breakpoint in DR7, a debugger: one instruction a time */
     uint64_t linear_mask; /* 2^32 - 1, or all ones in 64-bit code */
 };
@@ -351,7 +352,8 @@ static inline bool soft_canonical(uint64_t address)
 static inline void soft_cpu_update_key(struct soft_cpu *cpu)
 {
     uint64_t mode = cpu->mode.code_bits | (uint64_t)cpu->mode.careful << 7 |
-                    (uint64_t)(cpu->mode.real || cpu->mode.v86) << 8;
+                    (uint64_t)(cpu->mode.real || cpu->mode.v86) << 8 |
+                    (uint64_t)cpu->mode.flat << 9;
     cpu->block_key = cpu->code_flat ? cpu->fetch_key | mode << 48 : UINT64_MAX;
 }
 

@@ -4,8 +4,9 @@
  *
  * A vCPU keeps translations of several address spaces (by PCID; without PCIDs there is one), each
  * with a set for every kind of access that may see the page tables differently: supervisor, user,
- * and supervisor with SMAP lifted. The fast path looks only at the current set. A set remembers
- * which of its entries it has filled, so that a flush costs no more than the fills before it did.
+ * and supervisor with SMAP lifted; and for 64-bit and other code. The fast path looks only at the
+ * current set. A set remembers which of its entries it has filled, so that a flush costs no more
+ * than the fills before it did.
  *
  * Global pages are kept in each space like others and may go with it: the architecture lets a TLB
  * forget at any time.
@@ -260,6 +261,8 @@ void mmu_select(struct soft_cpu *cpu)
     enum tlb_kind kind = cpu->mode.cpl == 3 ? TLB_USER
                          : lifted           ? TLB_SUPERVISOR_AC
                                             : TLB_SUPERVISOR;
+    if (!soft_code64(cpu))
+        kind += TLB_LEGACY;
     bool alignment = cpu->cr0 & CR0_AM && cpu->rflags & RFLAGS_AC && cpu->mode.cpl == 3;
     bool slow = alignment || cpu->dr[7] & 0xff || (cpu->debug.on && cpu->debug.want.hw_count > 0);
     if (kind == sets->kind && slow == sets->always_slow)

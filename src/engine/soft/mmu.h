@@ -52,10 +52,10 @@ struct tlb_entry {
 #define CONTEXT_LOG 1024u
 
 /*
- * What depends on the address space and the privilege: translations, and translated code by its
- * linear address. In front of a context, the processor's struct is mapped once more, at
- * -SOFT_CPU_SPAN: so translated code reaches both from one base register, and changing that is all
- * that a switch costs it.
+ * What depends on the address space, the privilege, and whether code is of 64 bits: translations,
+ * and translated code by its linear address. In front of a context, the processor's struct is
+ * mapped once more, at -SOFT_CPU_SPAN: so translated code reaches both from one base register, and
+ * changing that is all that a switch costs it.
  */
 struct soft_context {
     struct tlb_entry tlb[TLB_ENTRIES];
@@ -94,7 +94,8 @@ void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, const void *code);
 /* No indirect branch finds translated code any more. */
 void mmu_clear_jumps(struct soft_cpu *cpu);
 
-/* CPL changed, or RFLAGS.AC / CR4.SMAP in what matters: select the set. Called by soft_cpu_update.
+/* CPL or the width of code changed, or RFLAGS.AC / CR4.SMAP in what matters: select the set. Called
+ * by soft_cpu_update.
  */
 void mmu_select(struct soft_cpu *cpu);
 /* INVLPG: every entry of the page that holds the address, large ones whole, all PCIDs' global. */

@@ -78,12 +78,14 @@ bool pages_allow_fast_write(struct soft_cpu *cpu, struct page_region *region, ui
 
 /* --- mmu.c --- */
 
-/* Kinds of access that have translations of their own. */
+/* Kinds of access that have translations of their own; and code that is not of 64 bits has, since
+ * it may be translated otherwise than 64-bit code at the same address. */
 enum tlb_kind {
     TLB_SUPERVISOR, /* SMAP enforced, if it is on */
     TLB_USER,
     TLB_SUPERVISOR_AC, /* SMAP is on and RFLAGS.AC lifts it */
-    TLB_KINDS,
+    TLB_LEGACY,        /* and these, in code of 32 and 16 bits */
+    TLB_KINDS = 2 * TLB_LEGACY,
 };
 
 /* Address spaces that are kept, by PCID. */

@@ -309,7 +309,7 @@ static void enter_block(struct soft_cpu *cpu, const struct block *block, const s
 /* A block has ended with a handler: is there nothing for the run loop? As it asks itself. */
 static bool may_jump(const struct soft_cpu *cpu, const struct soft_context *context)
 {
-    return cpu->tlb->context == context && soft_code64(cpu) && !cpu->mode.careful &&
+    return cpu->tlb->context == context && cpu->mode.flat && !cpu->mode.careful &&
            !cpu->no_interrupt && !(cpu->rflags & RFLAGS_RF) && cpu->activity == SOFT_ACTIVE &&
            soft_canonical(cpu->rip) && !soft_cpu_has_events(cpu);
 }
@@ -336,7 +336,7 @@ __attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint
     cpu->insn = NULL;
     if (!ends_block(insn)) {
         bool more = insn->place < block->last_vector;
-        bool leave = cpu->stop_block || cpu->tlb->context != context || wanted ||
+        bool leave = cpu->stop_block || cpu->tlb->context != context || !cpu->mode.flat || wanted ||
                      (had && more && (vectors_allowed(cpu) & had) != had);
         if (leave && !cpu->rip_set)
             cpu->rip = soft_next_rip(cpu, insn);
@@ -402,7 +402,7 @@ void translate_run(struct soft_cpu *cpu, struct block *block)
     uint8_t *base = (uint8_t *)context - SOFT_CPU_SPAN;
     if (!context->has_jumps)
         mmu_set_jump(cpu, block->rip, block->indirect);
-    if (t->left && t->left_for == block->rip)
+    if (t->left && t->left_for == block->rip && t->left_key == cpu->block_key)
         connect(cpu, block);
     t->left = false;
     if (base != cpu->translated.gs) {
@@ -414,6 +414,7 @@ void translate_run(struct soft_cpu *cpu, struct block *block)
     flags_to_code(cpu);
     t->left_at = translate_enter();
     t->left_for = cpu->rip;
+    t->left_key = cpu->block_key;
     t->left = true;
     flags_from_code(cpu);
     if (!soft_canonical(cpu->rip) && !t->left_at)
@@ -468,7 +469,7 @@ void translate_flush(struct soft_cpu *cpu)
 bool translate_block(struct soft_cpu *cpu, struct block *block)
 {
     struct translator *t = cpu->blocks->translator;
-    if (!t || cpu->mode.code_bits != 64 || t->options.off) {
+    if (!t || !cpu->mode.flat || t->options.off) {
         block->runs = TRANSLATE_NEVER;
         return true;
     }
@@ -511,7 +512,7 @@ bool translate_test_block(struct soft_cpu *cpu, struct block *block)
 {
     struct translator *t = cpu->blocks->translator;
     struct emit e = {t->writable};
-    return translate_emit_block(cpu, block, &e);
+    return cpu->mode.flat && translate_emit_block(cpu, block, &e);
 }
 
 /* --- life --- */

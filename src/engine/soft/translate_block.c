@@ -11,10 +11,11 @@
  *     links:          where jumps within the page lead at first
  *     stale:          where the entry leads when the page has changed
  */
-#include "engine/soft/translate_class.h"
+#include "engine/soft/translate_group.h"
+
+#include <assert.h>
 
 #include "engine/soft/mmu_internal.h"
-#include "engine/soft/translate_group.h"
 
 #define ARITH ((unsigned)RFLAGS_ARITH)
 
@@ -48,6 +49,8 @@ struct job {
     struct translator *t;
     struct block *block;
     struct emit *e;
+    bool code32;   /* else of 64 bits */
+    unsigned word; /* bytes of what a call pushes */
     uint8_t way[BLOCK_INSNS_MAX + 1];
     uint16_t live[BLOCK_INSNS_MAX + 2]; /* flags that matter before an instruction */
     struct insn_flags flags[BLOCK_INSNS_MAX + 1];
@@ -73,7 +76,7 @@ static void analyse(struct job *job)
     for (unsigned i = count; i-- > 0;) {
         const struct insn *insn = &job->block->insns[i];
         struct insn_flags f = {0};
-        job->way[i] = (uint8_t)translate_way_of(job->t, insn);
+        job->way[i] = (uint8_t)translate_way_of(job->t, insn, job->code32);
         if (job->way[i] == WAY_HANDLER)
             f = (struct insn_flags){.read = ARITH};
         else if (insn->op != OP_FALL_THROUGH)
@@ -155,12 +158,13 @@ static void note_flags_written(struct job *job, unsigned i)
 
 static struct stub *add_stub(struct job *job, enum stub_kind kind, uint8_t *from)
 {
+    assert(job->stub_count < STUBS);
     struct stub *stub = &job->stubs[job->stub_count++];
     *stub = (struct stub){.kind = (uint8_t)kind, .from = from, .saved = job->saved_valid};
     return stub;
 }
 
-/* A jump to the slow path was emitted; where it comes back is said by slow_resumes(). */
+/* A jump to the slow path was emitted; it comes back behind the instruction: emit_insn(). */
 static struct stub *add_slow(struct job *job, uint8_t *from, const struct insn *insn)
 {
     struct stub *stub = add_stub(job, STUB_SLOW, from);
@@ -189,8 +193,26 @@ static void load_guest(struct emit *e, unsigned to, unsigned guest)
         emit_mov(e, to, guest);
 }
 
-/* The linear address of a memory operand, and `by` more, to R10; R11 is lost. */
-static void emit_address(struct job *job, const struct insn *insn, int32_t by)
+/* mov to, from: 32 bits, the upper half becomes zero. */
+static void emit_mov32(struct emit *e, unsigned to, unsigned from)
+{
+    if (to >= 8 || from >= 8)
+        emit8(e, rex_of(0, from, to));
+    emit8(e, 0x89);
+    emit8(e, 0xc0u | (from & 7) << 3 | (to & 7));
+}
+
+/* An address of the stack that is in a register, to R10. */
+static void emit_stack_top(struct job *job, unsigned reg)
+{
+    if (job->code32)
+        emit_mov32(job->e, R10, reg);
+    else
+        emit_mov(job->e, R10, reg);
+}
+
+/* The offset of a memory operand in its segment, and `by` more, to R10; R11 is lost. */
+static void emit_offset(struct job *job, const struct insn *insn, int32_t by)
 {
     struct emit *e = job->e;
     int32_t disp = insn->disp + by;
@@ -198,17 +220,21 @@ static void emit_address(struct job *job, const struct insn *insn, int32_t by)
         uint64_t address =
             job->block->rip - job->block->offset + insn->next_offset + (uint64_t)(int64_t)disp;
         emit_mov_imm(e, R10, address & insn->addr_mask);
+    } else if (insn->base == GPR_ZERO && insn->index == GPR_ZERO) {
+        emit_mov_imm(e, R10, (uint64_t)(int64_t)disp & insn->addr_mask);
     } else {
         unsigned base = insn->base, index = insn->index;
-        bool narrow = insn->addr_bytes == 4;
+        bool narrow = insn->addr_bytes < 8, alone = index == GPR_ZERO && base != GPR_ZERO;
         if (is_scratch(base))
             emit_gs64(e, OP_LOAD, base, GS_GPR(base));
         if (is_scratch(index) && index != base)
             emit_gs64(e, OP_LOAD, index, GS_GPR(index));
-        if (index == GPR_ZERO && disp == 0 && base != GPR_ZERO && !narrow) {
+        if (alone && disp == 0 && !narrow) {
             emit_mov(e, R10, base);
+        } else if (alone && disp == 0) {
+            emit_mov32(e, R10, base);
         } else {
-            /* lea disp(base, index, scale), %r10; of 32 bits where addresses are */
+            /* lea disp(base, index, scale), %r10; of 32 bits where addresses are narrower */
             unsigned x = index == GPR_ZERO ? 4 : index, b = base == GPR_ZERO ? 5 : base;
             bool small = disp == (int8_t)disp && base != GPR_ZERO;
             unsigned mod = base == GPR_ZERO ? 0 : small ? 1 : 2;
@@ -221,9 +247,44 @@ static void emit_address(struct job *job, const struct insn *insn, int32_t by)
             else
                 emit32(e, (uint32_t)disp);
         }
+        if (insn->addr_bytes == 2)
+            emit_bytes(e, (const uint8_t[]){0x45, 0x0f, 0xb7, 0xd2}, 4); /* movzwl %r10w, %r10d */
     }
-    if (insn->seg == SEG_FS || insn->seg == SEG_GS)
-        emit_gs64(e, OP_ADD_R, R10, offsetof(struct soft_cpu, seg_base) + 8 * (size_t)insn->seg);
+}
+
+/*
+ * R10, an offset in the segment of the memory operand, becomes the linear address. In 32-bit code
+ * DS and SS are flat, or it would not be translated; the others may have a base, and where they
+ * have a limit, the handler looks at it.
+ */
+static void emit_segment(struct job *job, const struct insn *insn)
+{
+    struct emit *e = job->e;
+    bool write = insn->opcode->attr & ATTR_MEM_WRITE;
+    const size_t base = offsetof(struct soft_cpu, seg_base) + 8 * (size_t)insn->seg;
+    if (!job->code32) {
+        if (insn->seg == SEG_FS || insn->seg == SEG_GS)
+            emit_gs64(e, OP_ADD_R, R10, base);
+        return;
+    }
+    if (insn->seg == SEG_DS || insn->seg == SEG_SS)
+        return;
+    emit8(e, 0x65); /* testb $, %gs:seg_flat */
+    emit8(e, 0xf6);
+    emit_gs_operand(e, 0, write ? GS(seg_flat_write) : GS(seg_flat));
+    emit8(e, 1u << insn->seg);
+    add_slow(job, emit_jcc(e, CONDITION_E), insn);
+    emit8(e, 0x65); /* add %gs:, %r10d */
+    emit8(e, rex_of(0, R10, 0));
+    emit8(e, OP_ADD_R);
+    emit_gs_operand(e, R10, base);
+}
+
+/* The linear address of a memory operand to R10; R11 and the host's flags are lost. */
+static void emit_address(struct job *job, const struct insn *insn)
+{
+    emit_offset(job, insn, 0);
+    emit_segment(job, insn);
 }
 
 /*
@@ -253,26 +314,26 @@ static uint8_t *emit_lookup(struct job *job, unsigned size, bool write)
     return miss;
 }
 
-/* lea bytes(%rsp), %rsp: no flag changes. */
-static void emit_add_rsp(struct emit *e, int32_t bytes)
+/* lea bytes(base), to, as wide as stack pointers are: no flag changes. */
+static void emit_stack_lea(struct job *job, unsigned to, unsigned base, int32_t bytes)
 {
+    struct emit *e = job->e;
     bool small = bytes == (int8_t)bytes;
-    emit_bytes(e, (const uint8_t[]){0x48, 0x8d, small ? 0x64 : 0xa4, 0x24}, 4);
+    if (!job->code32 || to >= 8)
+        emit8(e, rex_of(job->code32 ? 0 : REX_W, to, base));
+    emit8(e, 0x8d);
+    emit8(e, (small ? 0x40u : 0x80u) | (to & 7) << 3 | (base & 7));
+    if (base == CPU_RSP)
+        emit8(e, 0x24);
     if (small)
         emit8(e, (uint8_t)bytes);
     else
         emit32(e, (uint32_t)bytes);
 }
 
-/* R10 = RSP + bytes */
-static void emit_stack_address(struct emit *e, int32_t bytes)
+static void emit_add_rsp(struct job *job, int32_t bytes)
 {
-    bool small = bytes == (int8_t)bytes;
-    emit_bytes(e, (const uint8_t[]){0x4c, 0x8d, small ? 0x54 : 0x94, 0x24}, 4);
-    if (small)
-        emit8(e, (uint8_t)bytes);
-    else
-        emit32(e, (uint32_t)bytes);
+    emit_stack_lea(job, CPU_RSP, CPU_RSP, bytes);
 }
 
 /* --- instructions --- */
@@ -326,8 +387,9 @@ static void emit_copy(struct job *job, const struct insn *insn, unsigned i)
 static void emit_lea_constant(struct job *job, const struct insn *insn)
 {
     struct emit *e = job->e;
-    uint64_t value =
-        job->block->rip - job->block->offset + insn->next_offset + (uint64_t)(int64_t)insn->disp;
+    uint64_t value = (uint64_t)(int64_t)insn->disp;
+    if (insn->rip_relative)
+        value += job->block->rip - job->block->offset + insn->next_offset;
     value &= insn->addr_mask;
     unsigned reg = is_scratch(insn->reg) ? R10 : insn->reg;
     if (insn->op_bytes == 2) { /* movw $, reg */
@@ -345,6 +407,13 @@ static void emit_lea_constant(struct job *job, const struct insn *insn)
         emit_gs64(e, OP_STORE, R10, GS_GPR(insn->reg));
 }
 
+/* xchg low, high: of a register's two lowest bytes; no flag changes. */
+static void emit_swap_bytes(struct emit *e, unsigned reg)
+{
+    emit8(e, 0x86);
+    emit8(e, 0xc0u | (reg + 4) << 3 | reg);
+}
+
 static bool wants_alignment(const struct insn *insn)
 {
     return insn->opcode->attr & ATTR_ALIGNED || insn->op == OP_CMPXCHG16B;
@@ -359,28 +428,59 @@ static void emit_memory(struct job *job, const struct insn *insn, unsigned i)
     unsigned reg = has_reg ? insn->reg : insn->modrm >> 3 & 7u;
     bool general = insn->op < OP_VEC_BASE || insn->opcode->attr & ATTR_GPR_REG;
     bool scratch = has_reg && general && is_scratch(reg);
-    struct stub *slow = NULL, *unaligned = NULL;
-    if (!job->group) {
+    bool high = translate_has_high_byte(insn);
+    unsigned offset = 0;
+    if (job->group) {
+        offset = job->offset[i];
+    } else {
         give_up_flags(job, job->live[i]);
-        emit_address(job, insn, 0);
-        slow = add_slow(job, emit_lookup(job, insn->mem_bytes, write), insn);
+        emit_address(job, insn);
+        add_slow(job, emit_lookup(job, insn->mem_bytes, write), insn);
         if (wants_alignment(insn)) {
             emit_bytes(e, (const uint8_t[]){0x41, 0xf6, 0xc2}, 3); /* test $, %r10b */
             emit8(e, insn->mem_bytes - 1u);
-            unaligned = add_slow(job, emit_jcc(e, CONDITION_NE), insn);
+            add_slow(job, emit_jcc(e, CONDITION_NE), insn);
         }
     }
     need_flags(job, i);
     if (scratch)
         emit_gs64(e, OP_LOAD, R11, GS_GPR(reg));
-    emit_at_r10(e, insn, scratch ? R11 : reg, job->group ? job->offset[i] : 0);
+    if (high)
+        emit_swap_bytes(e, reg -= 4);
+    emit_at_r10(e, insn, scratch ? R11 : reg, offset);
+    if (high)
+        emit_swap_bytes(e, reg);
     if (scratch)
         emit_gs64(e, OP_STORE, R11, GS_GPR(reg));
     note_flags_written(job, i);
-    if (slow)
-        slow->resume = e->at;
-    if (unaligned)
-        unaligned->resume = e->at;
+}
+
+/* INC, DEC: FF /0, /1 */
+static void emit_step(struct job *job, const struct insn *insn, unsigned i)
+{
+    struct emit *e = job->e;
+    need_flags(job, i);
+    if (insn->op_bytes == 2)
+        emit8(e, 0x66);
+    emit8(e, 0xff);
+    emit8(e, 0xc0u | (insn->op == OP_DEC ? 1u : 0u) << 3 | insn->rm);
+    note_flags_written(job, i);
+}
+
+static void emit_moffs(struct job *job, const struct insn *insn, unsigned i)
+{
+    struct emit *e = job->e;
+    bool write = insn->op == OP_MOV_MOFFS_STORE;
+    unsigned bytes = insn->op_bytes;
+    give_up_flags(job, job->live[i]);
+    emit_mov_imm(e, R10, insn->imm & insn->addr_mask);
+    emit_segment(job, insn);
+    add_slow(job, emit_lookup(job, bytes, write), insn);
+    if (bytes == 2)
+        emit8(e, 0x66);
+    emit8(e, rex_of(bytes == 8 ? REX_W : 0, CPU_RAX, R10)); /* mov (%r10), %rax, or back */
+    emit8(e, (write ? OP_STORE : OP_LOAD) - (bytes == 1));
+    emit8(e, R10 & 7);
 }
 
 /* op reg, rm of the operand size. */
@@ -401,12 +501,10 @@ static void emit_divide(struct job *job, const struct insn *insn, unsigned i)
 {
     struct emit *e = job->e;
     unsigned bytes = insn->op_bytes;
-    struct stub *slow[3];
-    unsigned count = 0;
     give_up_flags(job, job->live[i]);
     if (insn->is_mem) {
-        emit_address(job, insn, 0);
-        slow[count++] = add_slow(job, emit_lookup(job, insn->mem_bytes, false), insn);
+        emit_address(job, insn);
+        add_slow(job, emit_lookup(job, insn->mem_bytes, false), insn);
         emit8(e, rex_of(bytes == 8 ? REX_W : 0, R11, R10)); /* mov (%r10), %r11 */
         emit8(e, OP_LOAD);
         emit8(e, (R11 & 7) << 3 | (R10 & 7));
@@ -415,22 +513,20 @@ static void emit_divide(struct job *job, const struct insn *insn, unsigned i)
     }
     if (insn->op == OP_DIV) {
         emit_sized(e, bytes, 0x39, R11, CPU_RDX); /* cmp %r11, %rdx */
-        slow[count++] = add_slow(job, emit_jcc(e, CONDITION_AE), insn);
+        add_slow(job, emit_jcc(e, CONDITION_AE), insn);
     } else {
         emit_bytes(e, (const uint8_t[]){bytes == 8 ? 0x4d : 0x45, 0x8d, 0x53, 1}, 4);
         /* lea 1(%r11), %r10; cmp $1, %r10 */
         emit_bytes(e, (const uint8_t[]){bytes == 8 ? 0x49 : 0x41, 0x83, 0xfa, 1}, 4);
-        slow[count++] = add_slow(job, emit_jcc(e, CONDITION_BE), insn);
+        add_slow(job, emit_jcc(e, CONDITION_BE), insn);
         emit_sized(e, bytes, OP_STORE, CPU_RAX, R10);
         /* sar $, %r10 */
         emit_bytes(e, (const uint8_t[]){bytes == 8 ? 0x49 : 0x41, 0xc1, 0xfa}, 3);
         emit8(e, 8 * bytes - 1);
         emit_sized(e, bytes, 0x39, R10, CPU_RDX);
-        slow[count++] = add_slow(job, emit_jcc(e, CONDITION_NE), insn);
+        add_slow(job, emit_jcc(e, CONDITION_NE), insn);
     }
     emit_sized(e, bytes, 0xf7, insn->op == OP_DIV ? 6 : 7, R11);
-    while (count > 0)
-        slow[--count]->resume = e->at;
     note_flags_written(job, i);
 }
 
@@ -460,72 +556,80 @@ static void emit_vector(struct job *job, const struct insn *insn, unsigned i)
         emit_copy(job, insn, i);
 }
 
-/*
- * R10 to be the host address of 8 bytes at RSP + by: returns how far behind R10 that is, since a
- * group's stretch may be there already. *slow: where there is a slow path, which resumes behind the
- * instruction.
- */
-static unsigned emit_stack(struct job *job, const struct insn *insn, int by, bool write,
-                           struct stub **slow)
+/* mov offset(%r10), reg, or back; in 32-bit code of 32 bits */
+static void emit_word_r10(struct job *job, unsigned opcode, unsigned reg, unsigned offset)
 {
-    *slow = NULL;
-    if (job->group)
-        return job->offset[insn->place];
-    emit_stack_address(job->e, by);
-    *slow = add_slow(job, emit_lookup(job, 8, write), insn);
-    return 0;
-}
-
-/* mov reg, offset(%r10) (OP_STORE), or the other way (OP_LOAD) */
-static void emit_r10(struct emit *e, unsigned opcode, unsigned reg, unsigned offset)
-{
-    emit8(e, rex_of(REX_W, reg, R10));
+    struct emit *e = job->e;
+    emit8(e, rex_of(job->code32 ? 0 : REX_W, reg, R10));
     emit8(e, opcode);
     emit_r10_operand(e, reg, offset);
+}
+
+/* R10 to be the host address of the word at RSP + by: returns how far behind R10 that is, since a
+ * group's stretch may be there already. */
+static unsigned emit_stack(struct job *job, const struct insn *insn, int by, bool write)
+{
+    if (job->group)
+        return job->offset[insn->place];
+    if (by)
+        emit_stack_lea(job, R10, CPU_RSP, by);
+    else
+        emit_stack_top(job, CPU_RSP);
+    add_slow(job, emit_lookup(job, job->word, write), insn);
+    return 0;
 }
 
 static void emit_push(struct job *job, const struct insn *insn, unsigned i)
 {
     struct emit *e = job->e;
-    struct stub *slow;
+    bool copy = insn->op != OP_PUSH_IMM && insn->is_mem;
+    unsigned reg = copy || is_scratch(insn->rm) ? R11 : insn->rm;
     if (!job->group)
         give_up_flags(job, job->live[i]);
-    unsigned offset = emit_stack(job, insn, -8, true, &slow);
-    if (insn->op == OP_PUSH_IMM) { /* movq $, offset(%r10) */
-        emit_bytes(e, (const uint8_t[]){0x49, 0xc7}, 2);
+    if (copy) {
+        emit_address(job, insn);
+        add_slow(job, emit_lookup(job, job->word, false), insn);
+        emit_word_r10(job, OP_LOAD, R10, 0);
+        emit_gs64(e, OP_STORE, R10, GS(translated.target));
+    }
+    unsigned offset = emit_stack(job, insn, -(int)job->word, true);
+    if (insn->op == OP_PUSH_IMM) { /* mov $, offset(%r10) */
+        emit8(e, rex_of(job->code32 ? 0 : REX_W, 0, R10));
+        emit8(e, 0xc7);
         emit_r10_operand(e, 0, offset);
         emit32(e, (uint32_t)insn->imm);
-    } else if (is_scratch(insn->rm)) {
-        emit_gs64(e, OP_LOAD, R11, GS_GPR(insn->rm));
-        emit_r10(e, OP_STORE, R11, offset);
     } else {
-        emit_r10(e, OP_STORE, insn->rm, offset);
+        if (reg == R11)
+            emit_gs64(e, OP_LOAD, R11, copy ? GS(translated.target) : GS_GPR(insn->rm));
+        emit_word_r10(job, OP_STORE, reg, offset);
     }
-    emit_add_rsp(e, -8);
-    if (slow)
-        slow->resume = e->at;
+    emit_add_rsp(job, -(int32_t)job->word);
 }
 
 static void emit_pop(struct job *job, const struct insn *insn, unsigned i)
 {
     struct emit *e = job->e;
-    struct stub *slow;
     unsigned reg = is_scratch(insn->rm) ? R11 : insn->rm;
     if (!job->group)
         give_up_flags(job, job->live[i]);
-    unsigned offset = emit_stack(job, insn, 0, false, &slow);
-    emit_r10(e, OP_LOAD, reg, offset);
+    emit_word_r10(job, OP_LOAD, reg, emit_stack(job, insn, 0, false));
     if (is_scratch(insn->rm))
         emit_gs64(e, OP_STORE, R11, GS_GPR(insn->rm));
-    emit_add_rsp(e, 8);
-    if (slow)
-        slow->resume = e->at;
+    emit_add_rsp(job, (int32_t)job->word);
+}
+
+static void emit_leave(struct job *job, const struct insn *insn, unsigned i)
+{
+    give_up_flags(job, job->live[i]);
+    emit_stack_top(job, CPU_RBP);
+    add_slow(job, emit_lookup(job, job->word, false), insn);
+    emit_stack_lea(job, CPU_RSP, CPU_RBP, (int32_t)job->word);
+    emit_word_r10(job, OP_LOAD, CPU_RBP, 0);
 }
 
 static void emit_handler(struct job *job, const struct insn *insn)
 {
-    struct stub *slow = add_slow(job, emit_jmp(job->e), insn);
-    slow->resume = job->e->at;
+    add_slow(job, emit_jmp(job->e), insn);
     job->host_valid = job->saved_valid = true;
 }
 
@@ -538,7 +642,15 @@ static bool in_page(const struct job *job, uint64_t rip)
 
 static uint64_t rip_behind(const struct job *job, const struct insn *insn)
 {
-    return job->block->rip - job->block->offset + insn->next_offset;
+    uint64_t rip = job->block->rip - job->block->offset + insn->next_offset;
+    return job->code32 ? (uint32_t)rip : rip;
+}
+
+/* Of a relative branch. */
+static uint64_t target_of(const struct job *job, const struct insn *insn)
+{
+    uint64_t rip = rip_behind(job, insn) + insn->imm;
+    return job->code32 ? (uint32_t)rip : rip;
 }
 
 /* Does the code at rip, in this page, do without the flags that it is entered with? */
@@ -577,7 +689,7 @@ static void emit_goto(struct job *job, uint64_t rip)
 
 static void emit_jump_if(struct job *job, const struct insn *insn)
 {
-    uint64_t next = rip_behind(job, insn), target = next + insn->imm;
+    uint64_t next = rip_behind(job, insn), target = target_of(job, insn);
     if (!job->host_valid)
         restore_flags(job);
     uint8_t *taken = emit_jcc(job->e, insn->opcode_byte & 15u);
@@ -607,24 +719,30 @@ static void emit_indirect(struct job *job, const struct insn *insn)
 
 static void emit_ret(struct job *job, const struct insn *insn)
 {
-    struct emit *e = job->e;
-    struct stub *slow;
     flags_to_memory(job);
-    emit_r10(e, OP_LOAD, R10, emit_stack(job, insn, 0, false, &slow));
-    emit_add_rsp(e, 8 + (int32_t)(insn->imm & 0xffff));
+    emit_word_r10(job, OP_LOAD, R10, emit_stack(job, insn, 0, false));
+    emit_add_rsp(job, (int32_t)job->word + (int32_t)(insn->imm & 0xffff));
     emit_indirect(job, insn);
+}
+
+static void emit_target_register(struct job *job, unsigned reg)
+{
+    if (job->code32)
+        emit_mov32(job->e, R10, reg);
+    else
+        load_guest(job->e, R10, reg);
 }
 
 /* The target of an indirect branch to R10. Flags are in memory. */
 static void emit_target(struct job *job, const struct insn *insn)
 {
     if (!insn->is_mem) {
-        load_guest(job->e, R10, insn->rm);
+        emit_target_register(job, insn->rm);
         return;
     }
-    emit_address(job, insn, 0);
-    add_slow(job, emit_lookup(job, 8, false), insn);
-    emit_r10(job->e, OP_LOAD, R10, 0);
+    emit_address(job, insn);
+    add_slow(job, emit_lookup(job, job->word, false), insn);
+    emit_word_r10(job, OP_LOAD, R10, 0);
 }
 
 static void emit_jmp_ind(struct job *job, const struct insn *insn)
@@ -637,17 +755,15 @@ static void emit_jmp_ind(struct job *job, const struct insn *insn)
 /* The return address to the stack. Flags are in memory; R10 and R11 are lost. */
 static void emit_push_return(struct job *job, const struct insn *insn)
 {
-    struct emit *e = job->e;
-    struct stub *slow;
-    unsigned offset = emit_stack(job, insn, -8, true, &slow);
-    emit_mov_imm(e, R11, rip_behind(job, insn));
-    emit_r10(e, OP_STORE, R11, offset);
-    emit_add_rsp(e, -8);
+    unsigned offset = emit_stack(job, insn, -(int)job->word, true);
+    emit_mov_imm(job->e, R11, rip_behind(job, insn));
+    emit_word_r10(job, OP_STORE, R11, offset);
+    emit_add_rsp(job, -(int32_t)job->word);
 }
 
 static void emit_call(struct job *job, const struct insn *insn, unsigned i)
 {
-    uint64_t target = rip_behind(job, insn) + insn->imm;
+    uint64_t target = target_of(job, insn);
     bool dead = in_page(job, target) && flags_dead_at(job, target);
     if (!job->group)
         give_up_flags(job, dead ? 0 : job->live[i]);
@@ -666,7 +782,7 @@ static void emit_call_ind(struct job *job, const struct insn *insn)
         emit_gs64(e, OP_LOAD, R10, GS(translated.target));
     } else {
         emit_push_return(job, insn);
-        load_guest(e, R10, insn->rm);
+        emit_target_register(job, insn->rm);
     }
     emit_indirect(job, insn);
 }
@@ -676,7 +792,7 @@ static void emit_call_ind(struct job *job, const struct insn *insn)
 static bool needs_poll(const struct job *job)
 {
     const struct insn *last = &job->block->insns[job->block->count - 1];
-    uint64_t next = rip_behind(job, last), target = next + last->imm;
+    uint64_t next = rip_behind(job, last), target = target_of(job, last);
     switch (job->way[job->block->count - 1]) {
     case WAY_JMP:
     case WAY_CALL:
@@ -734,7 +850,7 @@ static void emit_clock(struct job *job)
 
 /* --- the block --- */
 
-static void emit_insn(struct job *job, unsigned i)
+static void emit_by_way(struct job *job, unsigned i)
 {
     const struct insn *insn = &job->block->insns[i];
     switch ((enum way)job->way[i]) {
@@ -747,10 +863,16 @@ static void emit_insn(struct job *job, unsigned i)
     case WAY_LEA:
         emit_lea_constant(job, insn);
         break;
+    case WAY_STEP:
+        emit_step(job, insn, i);
+        break;
     case WAY_NOTHING:
         break;
     case WAY_MEMORY:
         emit_memory(job, insn, i);
+        break;
+    case WAY_MOFFS:
+        emit_moffs(job, insn, i);
         break;
     case WAY_DIVIDE:
         emit_divide(job, insn, i);
@@ -764,8 +886,11 @@ static void emit_insn(struct job *job, unsigned i)
     case WAY_POP:
         emit_pop(job, insn, i);
         break;
+    case WAY_LEAVE:
+        emit_leave(job, insn, i);
+        break;
     case WAY_JMP:
-        emit_goto(job, rip_behind(job, insn) + insn->imm);
+        emit_goto(job, target_of(job, insn));
         break;
     case WAY_JCC:
         emit_jump_if(job, insn);
@@ -785,6 +910,16 @@ static void emit_insn(struct job *job, unsigned i)
     case WAY_END:
         emit_goto(job, rip_behind(job, insn));
         break;
+    }
+}
+
+static void emit_insn(struct job *job, unsigned i)
+{
+    unsigned first = job->stub_count;
+    emit_by_way(job, i);
+    for (struct stub *stub = job->stubs + first; stub < job->stubs + job->stub_count; stub++) {
+        if (!stub->resume)
+            stub->resume = job->e->at; /* a branch's does not come back */
     }
 }
 
@@ -825,13 +960,14 @@ static void emit_group_begin(struct job *job, const struct translate_group *g)
     give_up_flags(job, job->live[g->first]);
     switch ((enum way)job->way[g->first]) {
     case WAY_PUSH:
-        emit_stack_address(job->e, -8 + g->before);
+        emit_stack_lea(job, R10, CPU_RSP, g->before - (int)job->word);
         break;
     case WAY_POP:
-        emit_stack_address(job->e, g->before);
+        emit_stack_lea(job, R10, CPU_RSP, g->before);
         break;
     default:
-        emit_address(job, insn, g->before);
+        emit_offset(job, insn, g->before);
+        emit_segment(job, insn);
         break;
     }
     struct stub *stub = add_stub(job, STUB_UNGROUPED, emit_lookup(job, g->bytes, g->write));
@@ -924,12 +1060,12 @@ static void emit_stub(struct job *job, struct stub *stub)
     case STUB_SLOW:
         emit_mov_imm(e, R10,
                      block_insn_offset(job->cpu, stub->insn) | (stub->vectors ? SLOW_VECTORS : 0));
-        /* lea resume(%rip), %r11; without one it never comes back */
+        /* lea resume(%rip), %r11 */
         emit8(e, 0x4c);
         emit8(e, 0x8d);
         emit8(e, 0x1d);
         emit32(e, 0);
-        emit_lead(e->at - 4, stub->resume ? stub->resume : e->at);
+        emit_lead(e->at - 4, stub->resume);
         emit_jmp_gs(e, stub->saved ? GS(translated.slow_saved) : GS(translated.slow_host));
         break;
     case STUB_LINK:
@@ -965,7 +1101,13 @@ static bool is_worth(const struct job *job)
 
 bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit *e)
 {
-    struct job job = {.cpu = cpu, .t = cpu->blocks->translator, .block = block, .e = e};
+    bool code32 = !soft_code64(cpu);
+    struct job job = {.cpu = cpu,
+                      .t = cpu->blocks->translator,
+                      .block = block,
+                      .e = e,
+                      .code32 = code32,
+                      .word = code32 ? 4 : 8};
     uint8_t *start = e->at;
     analyse(&job);
     if (!is_worth(&job))
@@ -977,7 +1119,7 @@ bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit
     if (job.t->count)
         emit_clock(&job);
     job.poll = needs_poll(&job) ? (int)poll_place(&job) : -1;
-    job.group_count = translate_groups(block, job.way, job.groups, job.offset);
+    job.group_count = translate_groups(block, job.way, code32, job.groups, job.offset);
     emit_insns(&job);
     if (e->at < entry + 5) /* room for a jump */
         emit_bytes(e, (const uint8_t[]){0x90, 0x90, 0x90, 0x90, 0x90}, 5);

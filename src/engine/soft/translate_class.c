@@ -3,9 +3,11 @@
 
 /* --- an instruction's bytes --- */
 
-static unsigned memory_operand_len(const uint8_t *modrm)
+static unsigned memory_operand_len(const uint8_t *modrm, unsigned addr_bytes)
 {
     unsigned mod = *modrm >> 6, rm = *modrm & 7, len = 1;
+    if (addr_bytes == 2)
+        return len + (mod == 1 ? 1 : mod == 2 || (mod == 0 && rm == 6) ? 2 : 0);
     if (rm == 4) {
         len++;
         if (mod == 0 && (modrm[1] & 7) == 5)
@@ -52,7 +54,7 @@ void translate_lay_out(const struct insn *insn, struct layout *l)
         }
         l->opcode[l->opcode_len++] = b[i++];
     }
-    l->tail_at = (uint8_t)(i + memory_operand_len(b + i));
+    l->tail_at = (uint8_t)(i + memory_operand_len(b + i, insn->addr_bytes));
 }
 
 /* --- classes --- */
@@ -159,12 +161,13 @@ static bool is_plain(const struct insn *insn)
     }
 }
 
-/* Does the instruction have its register field as a byte register that REX turns into another? */
-static bool has_high_byte(const struct insn *insn)
+bool translate_has_high_byte(const struct insn *insn)
 {
     enum insn_form form = insn->opcode->form;
-    return insn->op_bytes == 1 && (form == FORM_REG_RM || form == FORM_RM_REG) && insn->reg >= 4 &&
-           insn->reg < 8 && !(insn->prefixes & PREFIX_REX);
+    /* CRC32's source alone is a byte. */
+    return insn->op_bytes == 1 && insn->op != OP_CRC32 &&
+           (form == FORM_REG_RM || form == FORM_RM_REG) && insn->reg >= 4 && insn->reg < 8 &&
+           !(insn->prefixes & PREFIX_REX);
 }
 
 bool translate_has_vvvv(const struct insn *insn)
@@ -177,8 +180,10 @@ bool translate_has_vvvv(const struct insn *insn)
 static enum way way_of_memory(const struct insn *insn)
 {
     uint32_t attr = insn->opcode->attr;
-    if (has_high_byte(insn) || (translate_has_vvvv(insn) && is_scratch(insn->vvvv)) ||
-        insn->mem_bytes == 0 || !(attr & (ATTR_MEM_READ | ATTR_MEM_WRITE)))
+    /* The accumulator is where the other register would be for a while. */
+    if ((translate_has_high_byte(insn) && insn->op == OP_CMPXCHG) ||
+        (translate_has_vvvv(insn) && is_scratch(insn->vvvv)) || insn->mem_bytes == 0 ||
+        !(attr & (ATTR_MEM_READ | ATTR_MEM_WRITE)))
         return WAY_HANDLER;
     return WAY_MEMORY;
 }
@@ -195,9 +200,37 @@ static bool is_vector(const struct insn *insn)
     return !insn->is_mem || (insn->mem_bytes != 0 && attr & (ATTR_MEM_READ | ATTR_MEM_WRITE));
 }
 
-enum way translate_way_of(const struct translator *t, const struct insn *insn)
+/*
+ * Do the bytes of an instruction of 32-bit code mean something else in 64-bit code, though it is
+ * the same operation? With VEX, bits that are ignored there name registers here.
+ */
+static bool differs_in_64(const struct insn *insn)
 {
-    bool near64 = insn->op_bytes == 8; /* branches and the stack */
+    struct layout l;
+    uint32_t attr = insn->opcode->attr;
+    bool general =
+        insn->op < OP_VEC_BASE || insn->op == OP_VEC_STR || attr & (ATTR_GPR_REG | ATTR_GPR_RM);
+    if (attr & ATTR_NO64 || insn->op == OP_VEC_ZERO)
+        return true;
+    if (attr & ATTR_IMM_REG && insn->bytes[insn->len - 1] & 0x80)
+        return true;
+    if (!(insn->prefixes & PREFIX_VEX))
+        return false;
+    translate_lay_out(insn, &l);
+    return !(l.vex[1] & 0x20) || !(l.vex[2] & 0x40) || (general && l.vex[2] & 0x80);
+}
+
+static enum way way_of_lea(const struct insn *insn)
+{
+    if (insn->addr_bytes == 2)
+        return WAY_HANDLER;
+    bool constant = insn->base == GPR_ZERO && insn->index == GPR_ZERO;
+    return insn->rip_relative || constant ? WAY_LEA : WAY_COPY;
+}
+
+enum way translate_way_of(const struct translator *t, const struct insn *insn, bool code32)
+{
+    bool near = insn->op_bytes == (code32 ? 4 : 8); /* branches and the stack */
     switch (insn->op) {
     case OP_FALL_THROUGH:
         return WAY_END;
@@ -206,24 +239,33 @@ enum way translate_way_of(const struct translator *t, const struct insn *insn)
         return WAY_NOTHING;
     case OP_PUSH:
     case OP_PUSH_IMM:
-        return near64 && !insn->is_mem ? WAY_PUSH : WAY_HANDLER;
+        return near ? WAY_PUSH : WAY_HANDLER;
     case OP_POP:
-        return near64 && !insn->is_mem && insn->rm != CPU_RSP ? WAY_POP : WAY_HANDLER;
+        return near && !insn->is_mem && insn->rm != CPU_RSP ? WAY_POP : WAY_HANDLER;
+    case OP_LEAVE:
+        return near ? WAY_LEAVE : WAY_HANDLER;
+    case OP_MOV_MOFFS_LOAD:
+    case OP_MOV_MOFFS_STORE:
+        return WAY_MOFFS;
     case OP_JMP:
-        return near64 ? WAY_JMP : WAY_HANDLER;
+        return near ? WAY_JMP : WAY_HANDLER;
     case OP_JCC:
-        return near64 ? WAY_JCC : WAY_HANDLER;
+        return near ? WAY_JCC : WAY_HANDLER;
     case OP_CALL:
-        return near64 ? WAY_CALL : WAY_HANDLER;
+        return near ? WAY_CALL : WAY_HANDLER;
     case OP_RET:
-        return near64 ? WAY_RET : WAY_HANDLER;
+        return near ? WAY_RET : WAY_HANDLER;
     case OP_JMP_IND:
-        return near64 ? WAY_JMP_IND : WAY_HANDLER;
+        return near ? WAY_JMP_IND : WAY_HANDLER;
     case OP_CALL_IND:
-        return near64 && (insn->is_mem || insn->rm != CPU_RSP) ? WAY_CALL_IND : WAY_HANDLER;
+        return near && (insn->is_mem || insn->rm != CPU_RSP) ? WAY_CALL_IND : WAY_HANDLER;
     default:
         break;
     }
+    if (code32 && insn->opcode->form == FORM_OPREG && (insn->op == OP_INC || insn->op == OP_DEC))
+        return WAY_STEP;
+    if (code32 && differs_in_64(insn))
+        return WAY_HANDLER;
     if (insn->op >= OP_VEC_BASE && insn->op < OP_VEC_END)
         return is_vector(insn) && t->host >> insn->opcode->feature & 1 ? WAY_VECTOR : WAY_HANDLER;
     if (insn->op == OP_DIV || insn->op == OP_IDIV)
@@ -232,7 +274,7 @@ enum way translate_way_of(const struct translator *t, const struct insn *insn)
         (insn->opcode->feature != FEAT_BASE && !(t->host >> insn->opcode->feature & 1)))
         return WAY_HANDLER;
     if (insn->op == OP_LEA)
-        return insn->rip_relative ? WAY_LEA : WAY_COPY;
+        return way_of_lea(insn);
     if (insn->is_mem)
         return way_of_memory(insn);
     return WAY_COPY;

@@ -8,13 +8,16 @@
 enum way {
     WAY_HANDLER, /* by its handler */
     WAY_COPY,    /* as it is; R10 and R11 loaded before and stored behind it */
-    WAY_LEA,     /* RIP-relative LEA: a constant */
+    WAY_LEA,     /* LEA of a constant */
+    WAY_STEP,    /* INC, DEC in one byte, which are REX in 64-bit code */
     WAY_NOTHING, /* no effect */
     WAY_MEMORY,  /* with its memory operand at (%r10) */
+    WAY_MOFFS,   /* accumulator and memory at a constant address */
     WAY_DIVIDE,  /* register or memory operand: where no overflow is possible */
     WAY_VECTOR,  /* either of the two, on the vector registers */
-    WAY_PUSH,    /* register or immediate */
-    WAY_POP,     /* register */
+    WAY_PUSH,
+    WAY_POP, /* register */
+    WAY_LEAVE,
     WAY_JMP,
     WAY_JCC,
     WAY_CALL,
@@ -35,10 +38,14 @@ struct layout {
     uint8_t tail_at; /* behind ModRM and displacement: the immediate */
 };
 
-/* Of 64-bit code with a ModRM byte that names memory. */
+/* With a ModRM byte that names memory. */
 void translate_lay_out(const struct insn *insn, struct layout *l);
 
-enum way translate_way_of(const struct translator *t, const struct insn *insn);
+/* code32: of code of 32 bits, else of 64. */
+enum way translate_way_of(const struct translator *t, const struct insn *insn, bool code32);
+
+/* Is its register field a byte register that REX turns into another? */
+bool translate_has_high_byte(const struct insn *insn);
 
 /* Is VEX.vvvv one of its operands? */
 bool translate_has_vvvv(const struct insn *insn);

@@ -98,6 +98,8 @@ static unsigned changed(const struct insn *insn)
 
 /* What registers hold: equal numbers, equal contents, but for what constants have been added. */
 struct registers {
+    bool code32;
+    unsigned word; /* bytes of a register, and of what is pushed */
     uint16_t version[GPR_SLOTS];
     int64_t added[GPR_SLOTS];
 };
@@ -109,12 +111,13 @@ struct address {
 };
 
 /* Constants that are added to a register: SUB and ADD with an immediate, LEA off itself. */
-static bool adds_constant(const struct insn *insn, unsigned *reg, int64_t *value)
+static bool adds_constant(const struct registers *r, const struct insn *insn, unsigned *reg,
+                          int64_t *value)
 {
-    if (insn->op_bytes != 8)
+    if (insn->op_bytes != r->word)
         return false;
     if (insn->op == OP_LEA && insn->base == insn->reg && insn->index == GPR_ZERO &&
-        insn->addr_bytes == 8) {
+        insn->addr_bytes == r->word) {
         *reg = insn->reg;
         *value = insn->disp;
         return true;
@@ -132,7 +135,7 @@ static void note_changes(struct registers *r, const struct insn *insn)
 {
     unsigned reg;
     int64_t value;
-    if (adds_constant(insn, &reg, &value)) {
+    if (adds_constant(r, insn, &reg, &value)) {
         r->added[reg] += value;
         return;
     }
@@ -193,24 +196,27 @@ static enum part part_of(const struct registers *r, const struct insn *insn, enu
     case WAY_VECTOR:
         if (!insn->is_mem)
             break;
-        if (insn->addr_bytes != 8)
+        /* In 32-bit code only DS and SS are known to be flat. */
+        if (insn->addr_bytes != r->word ||
+            (r->code32 && insn->seg != SEG_DS && insn->seg != SEG_SS))
             return PART_ALONE;
         *access = (struct access){.at = address_of(r, insn),
                                   .bytes = insn->mem_bytes,
                                   .write = insn->opcode->attr & ATTR_MEM_WRITE};
         return PART_ACCESS;
-    case WAY_PUSH:
     case WAY_CALL:
-        *access = (struct access){stack_address(r, -8), 8, true};
+        *access = (struct access){stack_address(r, -(int)r->word), r->word, true};
         return PART_ACCESS;
-    case WAY_CALL_IND:
-        *access = (struct access){stack_address(r, -8), 8, true};
-        return insn->is_mem ? PART_ALONE : PART_ACCESS;
+    case WAY_PUSH:
+    case WAY_CALL_IND: /* with a memory operand they access twice */
+        *access = (struct access){stack_address(r, -(int)r->word), r->word, true};
+        return insn->op != OP_PUSH_IMM && insn->is_mem ? PART_ALONE : PART_ACCESS;
     case WAY_POP:
     case WAY_RET:
-        *access = (struct access){stack_address(r, 0), 8, false};
+        *access = (struct access){stack_address(r, 0), r->word, false};
         return PART_ACCESS;
     case WAY_COPY:
+    case WAY_STEP:
         break;
     case WAY_LEA:
         return is_scratch(insn->reg) ? PART_ALONE : PART_NONE;
@@ -277,11 +283,11 @@ static unsigned finish(struct building *b, const uint8_t *way, uint16_t *offset)
     return 1;
 }
 
-unsigned translate_groups(const struct block *block, const uint8_t *way,
+unsigned translate_groups(const struct block *block, const uint8_t *way, bool code32,
                           struct translate_group *groups, uint16_t *offset)
 {
     _Static_assert(BLOCK_INSNS_MAX < 64, "an offset for each instruction");
-    struct registers r = {0};
+    struct registers r = {.code32 = code32, .word = code32 ? 4 : 8};
     struct building b = {.group = groups};
     unsigned count = 0;
     for (unsigned i = 0; i < block->count; i++) {
@@ -295,9 +301,9 @@ unsigned translate_groups(const struct block *block, const uint8_t *way,
         if (part == PART_ACCESS)
             add(&b, i, &access);
         if (way[i] == WAY_PUSH) {
-            r.added[CPU_RSP] -= 8;
+            r.added[CPU_RSP] -= r.word;
         } else if (way[i] == WAY_POP) {
-            r.added[CPU_RSP] += 8;
+            r.added[CPU_RSP] += r.word;
             r.version[insn->rm]++;
         } else if (part != PART_ALONE) { /* no group is open otherwise */
             note_changes(&r, insn);

@@ -25,10 +25,10 @@ struct translate_group {
 };
 
 /*
- * The groups of a block, in order; returns how many (at most BLOCK_INSNS_MAX / 2). offset[i]: where
- * in its group's stretch the access of instruction i is.
+ * The groups of a block, in order (code32: of 32-bit code); returns how many (at most
+ * BLOCK_INSNS_MAX / 2). offset[i]: where in its group's stretch the access of instruction i is.
  */
-unsigned translate_groups(const struct block *block, const uint8_t *way,
+unsigned translate_groups(const struct block *block, const uint8_t *way, bool code32,
                           struct translate_group *groups, uint16_t *offset);
 
 /* Does the instruction name the general register as an operand or in an address? */

@@ -23,9 +23,10 @@ struct translator {
     bool count; /* instructions, for the virtual clock */
     struct translate_options options;
     unsigned since_flush; /* blocks */
-    bool left;            /* translated code has left for an address: the two below */
+    bool left;            /* translated code has left for an address: the three below */
     uint64_t left_for;
-    uint8_t *left_at; /* the displacement of a jump within the page, as it is run; or NULL */
+    uint64_t left_key; /* soft_cpu.block_key then */
+    uint8_t *left_at;  /* the displacement of a jump within the page, as it is run; or NULL */
     struct translate_stats stats;
 };
 

@@ -94,6 +94,7 @@ struct diff_mode {
 enum {
     DIFF_MODE_64,
     DIFF_MODE_32,
+    DIFF_MODE_ES,     /* 32-bit code where ES alone is not flat */
     DIFF_MODE_LIMITS, /* 32-bit code whose data segments end in the arena */
     DIFF_MODE_16,
     DIFF_MODES,
@@ -233,7 +234,7 @@ void diff_native_run(const struct diff_case *c, struct diff_result *result);
 uint8_t *diff_native_memory(void);
 
 struct diff_engine {
-    bool translate; /* 64-bit code that the translator knows is run by it */
+    bool translate; /* what the translator knows is run by it */
     struct soft_vm vm;
     struct soft_cpu *cpu;
     uint8_t *memory; /* of the arena */
