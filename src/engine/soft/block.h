@@ -31,8 +31,8 @@ struct block {
     uint8_t *stale;          /* where the entry leads when the page has changed */
     struct block *same_page; /* in the translator's list */
     uint32_t runs;           /* in the first tier; or TRANSLATE_NEVER */
-    uint8_t last_vector;     /* the last instruction that is run on the vector registers */
-    bool avx;                /* and one of them is of AVX */
+    uint8_t last_vector;     /* the last instruction on the vector or x87 registers */
+    uint8_t vectors;         /* enum vectors: those that its instructions want */
     uint16_t flags_in;       /* arithmetic flags that it reads before it writes them */
     struct insn insns[];
 };

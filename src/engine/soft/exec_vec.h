@@ -21,6 +21,7 @@
 #define FCW_INIT         0x037fu
 #define FCW_VALID        0x1f3fu /* bit 6 is always set beside them */
 #define FCW_FIXED        0x0040u
+#define FCW_MASKS        0x003fu
 #define FSW_EXCEPTIONS   0x003fu
 #define FSW_ES_B         0x8080u
 #define FSW_TOP_SHIFT    11
@@ -111,6 +112,9 @@ bool x87_ready(struct soft_cpu *cpu, const struct insn *insn);
 
 /* Set FSW.ES and B as FCW and the exception flags ask for. */
 void x87_update_es(struct soft_cpu *cpu);
+/* FNOP and the rest of D9 D0 apart, what only controls: FLDCW, FNSTCW, FNSTSW, FNCLEX, FNINIT, ...
+ * The pointers do not tell of it. */
+bool x87_is_control(const struct insn *insn);
 /* FNINIT: the registers stay. */
 void x87_init(struct soft_cpu *cpu);
 /* MMX registers are the physical ones: TOP becomes 0, the slots follow. */

@@ -139,9 +139,7 @@ static void note_instruction(struct soft_cpu *cpu, const struct insn *insn)
         x87_put64(cpu, X87_FDP, with_selector(cpu, insn_offset(cpu, insn), insn->seg));
 }
 
-/* FNOP and the rest of D9 D0 apart, what only controls: FLDCW, FNSTCW, FNSTSW, FNCLEX, FNINIT, ...
- */
-static bool is_control(const struct insn *insn)
+bool x87_is_control(const struct insn *insn)
 {
     if (insn->opcode->attr & ATTR_X87_NOWAIT)
         return true;
@@ -170,7 +168,7 @@ static uint16_t run(struct soft_cpu *cpu, const struct insn *insn, struct vec_fr
     vec_code_of(insn)(&cpu->fpu, frame, 0, (uint64_t)(uintptr_t)frame->mem, 0, 0);
     memcpy(cpu->fpu.x87 + X87_FOP, pointers, sizeof(pointers));
     memcpy(cpu->fpu.x87 + X87_MXCSR_MASK, mxcsr_mask, sizeof(mxcsr_mask));
-    if (!is_control(insn))
+    if (!x87_is_control(insn))
         note_instruction(cpu, insn);
     uint16_t met = x87_get16(cpu, X87_FSW) & ~x87_get16(cpu, X87_FCW) & FSW_EXCEPTIONS;
     if (__builtin_expect(waiting, 0)) {
@@ -471,7 +469,7 @@ static void frstor(struct soft_cpu *cpu, const struct insn *insn)
 static soft_exec_fn *control_bind(const struct insn *insn)
 {
     unsigned n = insn->modrm >> 3 & 7;
-    if (!is_control(insn))
+    if (!x87_is_control(insn))
         return NULL;
     if (insn->is_mem) {
         if (insn->opcode_byte == 0xdd)

@@ -36,7 +36,7 @@
 enum step {
     STEP_ON,      /* with the instruction after it */
     STEP_LEAVE,   /* RIP is set */
-    STEP_VECTORS, /* go on with the vector registers loaded */
+    STEP_VECTORS, /* go on with vector or x87 registers loaded */
     STEP_JUMP,    /* at RIP, through the jump table */
 };
 
@@ -87,7 +87,8 @@ enum step {
     "movq %%gs:%c[gpr]+112, %%r14\n\t"                                                             \
     "movq %%gs:%c[gpr]+120, %%r15\n\t"
 
-/* On the host's stack: the guest's vector registers, if they are there, to memory. */
+/* On the host's stack: the guest's vector and x87 registers, if they are there, to memory. RCX,
+ * RSI, RDI and R8 are lost. */
 #define STORE_VECTORS                                                                              \
     "cmpb $0, %%gs:%c[vectors]\n\t"                                                                \
     "je 7f\n\t"                                                                                    \
@@ -111,7 +112,9 @@ enum step {
         [rip] "i"(GS(rip)), [vectors] "i"(GS(translated.vectors)),                                 \
         [store_vectors] "i"(GS(translated.store_vectors)),                                         \
         [load_vectors] "i"(GS(translated.load_vectors)), [xmm] "i"(GS(fpu.xmm)),                   \
-        [ymm_hi] "i"(GS(fpu.ymm_hi)), [mxcsr] "i"(GS(fpu.x87) + X87_MXCSR),                        \
+        [ymm_hi] "i"(GS(fpu.ymm_hi)), [x87] "i"(GS(fpu.x87)), [fop] "i"(GS(fpu.x87) + X87_FOP),    \
+        [fip] "i"(GS(fpu.x87) + X87_FIP), [fdp] "i"(GS(fpu.x87) + X87_FDP),                        \
+        [mxcsr] "i"(GS(fpu.x87) + X87_MXCSR), [mxcsr_mask] "i"(GS(fpu.x87) + X87_MXCSR_MASK),      \
         [host_mxcsr] "i"(GS(translated.host_mxcsr)), [jumps] "i"(GS_CONTEXT(jumps))
 
 /* The guest's registers but for the vector ones are in memory: do as translate_step() says. */
@@ -137,14 +140,30 @@ enum step {
 #define SIXTEEN(M)                                                                                 \
     M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12) M(13) M(14) M(15)
 
-#define STORE_SSE(n) "movups %%xmm" #n ", %%gs:%c[xmm]+16*" #n "\n\t"
-#define LOAD_SSE(n)  "movups %%gs:%c[xmm]+16*" #n ", %%xmm" #n "\n\t"
-#define STORE_AVX(n)                                                                               \
-    "vmovups %%xmm" #n ", %%gs:%c[xmm]+16*" #n "\n\t"                                              \
-    "vextractf128 $1, %%ymm" #n ", %%gs:%c[ymm_hi]+16*" #n "\n\t"
-#define LOAD_AVX(n)                                                                                \
-    "vmovups %%gs:%c[xmm]+16*" #n ", %%xmm" #n "\n\t"                                              \
-    "vinsertf128 $1, %%gs:%c[ymm_hi]+16*" #n ", %%ymm" #n ", %%ymm" #n "\n\t"
+#define STORE_SSE(n)  "movups %%xmm" #n ", %%gs:%c[xmm]+16*" #n "\n\t"
+#define LOAD_SSE(n)   "movups %%gs:%c[xmm]+16*" #n ", %%xmm" #n "\n\t"
+#define STORE_HIGH(n) "vextractf128 $1, %%ymm" #n ", %%gs:%c[ymm_hi]+16*" #n "\n\t"
+#define LOAD_HIGH(n)  "vinsertf128 $1, %%gs:%c[ymm_hi]+16*" #n ", %%ymm" #n ", %%ymm" #n "\n\t"
+#define STORE_AVX(n)  "vmovups %%xmm" #n ", %%gs:%c[xmm]+16*" #n "\n\t" STORE_HIGH(n)
+#define LOAD_AVX(n)   "vmovups %%gs:%c[xmm]+16*" #n ", %%xmm" #n "\n\t" LOAD_HIGH(n)
+
+/*
+ * With the x87 registers. The pointers in memory are the guest's (translate_x87_note()), those in
+ * the processor would tell of this process; and MXCSR_MASK is the guest's. What the host may see
+ * pending is nothing: all is masked.
+ */
+#define STORE_X87                                                                                  \
+    "movzwl %%gs:%c[fop], %%ecx\n\t"                                                               \
+    "movq %%gs:%c[fip], %%rsi\n\t"                                                                 \
+    "movq %%gs:%c[fdp], %%rdi\n\t"                                                                 \
+    "movl %%gs:%c[mxcsr_mask], %%r8d\n\t"                                                          \
+    "fxsave64 %%gs:%c[x87]\n\t"                                                                    \
+    "movw %%cx, %%gs:%c[fop]\n\t"                                                                  \
+    "movq %%rsi, %%gs:%c[fip]\n\t"                                                                 \
+    "movq %%rdi, %%gs:%c[fdp]\n\t"                                                                 \
+    "movl %%r8d, %%gs:%c[mxcsr_mask]\n\t"                                                          \
+    "fninit\n\t"
+#define LOAD_X87 "fxrstor64 %%gs:%c[x87]\n\t"
 #define TO_HOST_MXCSR                                                                              \
     "stmxcsr %%gs:%c[mxcsr]\n\t"                                                                   \
     "ldmxcsr %%gs:%c[host_mxcsr]\n\t"                                                              \
@@ -175,6 +194,26 @@ NAKED static void load_avx(void)
                                        "retq\n\t"
                      :
                      : FIELDS);
+}
+
+NAKED static void store_x87(void)
+{
+    __asm__ volatile(STORE_X87 TO_HOST_MXCSR : : FIELDS);
+}
+
+NAKED static void store_x87_avx(void)
+{
+    __asm__ volatile(STORE_X87 SIXTEEN(STORE_HIGH) "vzeroupper\n\t" TO_HOST_MXCSR : : FIELDS);
+}
+
+NAKED static void load_x87(void)
+{
+    __asm__ volatile(LOAD_X87 "retq\n\t" : : FIELDS);
+}
+
+NAKED static void load_x87_avx(void)
+{
+    __asm__ volatile(LOAD_X87 SIXTEEN(LOAD_HIGH) "retq\n\t" : : FIELDS);
 }
 
 /* Run the code at translated.resume; returns when it leaves: 0, or the place of the displacement of
@@ -276,25 +315,40 @@ static void count(struct soft_cpu *cpu, unsigned done)
 }
 
 /*
- * What vector instructions may run on the host's registers: where their gates are open (exec_vec.h)
- * and the guest has all exceptions of arithmetic masked. Else they are for their handlers.
+ * What vector and x87 instructions may run on the host's registers: where their gates are open
+ * (exec_vec.h) and the guest has all exceptions of arithmetic masked, so that none is pending
+ * either. Else they are for their handlers.
  */
 static unsigned vectors_allowed(const struct soft_cpu *cpu)
 {
-    if (cpu->cr0 & (CR0_EM | CR0_TS) || !(cpu->cr4 & CR4_OSFXSR) ||
-        (fpu_mxcsr(cpu) & MXCSR_MASKS) != MXCSR_MASKS)
+    if (cpu->cr0 & (CR0_EM | CR0_TS))
         return 0;
+    unsigned x87 = (x87_get16(cpu, X87_FCW) & FCW_MASKS) == FCW_MASKS ? VECTORS_X87 : 0;
+    if (!(cpu->cr4 & CR4_OSFXSR) || (fpu_mxcsr(cpu) & MXCSR_MASKS) != MXCSR_MASKS)
+        return x87;
     bool avx = cpu->cr4 & CR4_OSXSAVE && (cpu->xcr0 & XCR0_YMM) == XCR0_YMM;
-    return VECTORS_SSE | (avx ? VECTORS_AVX : 0);
+    return x87 | VECTORS_SSE | (avx ? VECTORS_AVX : 0);
 }
 
-static enum step take_vectors(struct soft_cpu *cpu)
+/* The x87 registers, which take longer, only where they are wanted. */
+static enum step take_vectors(struct soft_cpu *cpu, unsigned wanted)
 {
     static const uint8_t zero[sizeof(cpu->fpu.ymm_hi)];
-    bool wide = cpu->blocks->translator->avx && memcmp(cpu->fpu.ymm_hi, zero, sizeof(zero)) != 0;
-    cpu->translated.vectors = (uint8_t)vectors_allowed(cpu);
+    struct soft_translated *x = &cpu->translated;
+    bool avx = cpu->blocks->translator->avx;
     /* Upper halves are zero on the host here, as the calling convention has it. */
-    cpu->translated.load_vectors = wide ? (uintptr_t)load_avx : (uintptr_t)load_sse;
+    bool wide = avx && memcmp(cpu->fpu.ymm_hi, zero, sizeof(zero)) != 0;
+    unsigned allowed = vectors_allowed(cpu);
+    if (wanted & VECTORS_X87) {
+        x->vectors = (uint8_t)allowed;
+        x->load_vectors = wide ? (uintptr_t)load_x87_avx : (uintptr_t)load_x87;
+        x->store_vectors = avx ? (uintptr_t)store_x87_avx : (uintptr_t)store_x87;
+        fpu_set_mxcsr(cpu, fpu_mxcsr(cpu) & MXCSR_VALID); /* no reason for #GP */
+    } else {
+        x->vectors = (uint8_t)(allowed & ~(unsigned)VECTORS_X87);
+        x->load_vectors = wide ? (uintptr_t)load_avx : (uintptr_t)load_sse;
+        x->store_vectors = avx ? (uintptr_t)store_avx : (uintptr_t)store_sse;
+    }
     return STEP_VECTORS;
 }
 
@@ -321,29 +375,27 @@ __attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint
     const struct insn *insn = block_insn_at(cpu, offset & ~SLOW_VECTORS);
     const struct block *block = translate_block_of(insn);
     const struct soft_context *context = cpu->tlb->context;
-    bool wanted = offset & SLOW_VECTORS;
+    unsigned wanted = offset & SLOW_VECTORS;
     flags_from_code(cpu);
-    if (wanted) {
-        unsigned need = block->avx ? VECTORS_AVX : VECTORS_SSE;
-        if (vectors_allowed(cpu) & need)
-            return take_vectors(cpu);
-        /* Its handler does it, or raises; what follows looks again. */
-    }
+    if (wanted && !(wanted & ~vectors_allowed(cpu))) /* and what the code before relies on */
+        return take_vectors(cpu, wanted | (had & block->vectors));
+    /* Where they cannot be had its handler does it, or raises; what follows looks again. */
     cpu->blocks->translator->stats.steps++;
     enter_block(cpu, block, insn);
     uncount(cpu, block);
     insn->exec(cpu, insn);
     cpu->insn = NULL;
     if (!ends_block(insn)) {
-        bool more = insn->place < block->last_vector;
+        /* What the code behind relies on, perhaps. */
+        unsigned again = insn->place < block->last_vector ? had & block->vectors : 0;
         bool leave = cpu->stop_block || cpu->tlb->context != context || !cpu->mode.flat || wanted ||
-                     (had && more && (vectors_allowed(cpu) & had) != had);
+                     (again & ~vectors_allowed(cpu));
         if (leave && !cpu->rip_set)
             cpu->rip = soft_next_rip(cpu, insn);
         cpu->stop_block = cpu->rip_set = false;
         count(cpu, leave ? insn->place + 1u : translate_count_of(block));
         flags_to_code(cpu);
-        return leave ? STEP_LEAVE : had && more ? take_vectors(cpu) : STEP_ON;
+        return leave ? STEP_LEAVE : again ? take_vectors(cpu, block->vectors) : STEP_ON;
     }
     count(cpu, translate_count_of(block));
     cpu->stop_block = cpu->rip_set = false;
@@ -567,7 +619,6 @@ int translate_init(struct soft_cpu *cpu, struct err *err)
     x->slow_host = (uintptr_t)thunk_slow_host;
     x->slow_saved = (uintptr_t)thunk_slow_saved;
     x->miss = (const void *)x->exit_saved;
-    x->store_vectors = t->avx ? (uintptr_t)store_avx : (uintptr_t)store_sse;
     x->host_mxcsr = MXCSR_INIT;
     cpu->blocks->translator = t;
     return 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The second tier: blocks of 64-bit code, and of 32-bit code whose segments are flat, that run often
- * are translated to host code, one pass and no intermediate form, since guest and host have the same
- * instructions.
+ * The second tier: blocks of 64-bit code, and of 32-bit code whose segments are flat, that run
+ * often are translated to host code, one pass and no intermediate form, since guest and host have
+ * the same instructions.
  *
  *     translate.c        the code cache, entering and leaving it, links, invalidation
  *     translate_block.c  a block's analysis and its code
@@ -18,8 +18,8 @@
  *     indirect one in memory;
  *   - of 32-bit code, addresses are cut to 32 bits, and what is encoded otherwise in 64-bit code is
  *     encoded anew (translate_class.c). That CS, DS and SS are flat is part of a block's key; that
- *     ES, FS and GS are is looked at. A context is of 64-bit code or of others, so that no jump leads
- *     from one to the other;
+ *     ES, FS and GS are is looked at. A context is of 64-bit code or of others, so that no jump
+ * leads from one to the other;
  *   - soft_cpu.rip is not kept: the code knows it;
  *   - an access to memory looks into the TLB of the current context. Where it does not hit, the
  *     instruction is done by its handler (exec.h) as in the first tier, with all registers in

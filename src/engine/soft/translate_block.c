@@ -36,12 +36,12 @@ struct stub {
     uint8_t *from; /* displacement of the jump that leads here */
     const uint8_t *resume;
     const struct insn *insn;
-    bool vectors; /* of a slow path: the vector registers are wanted, not the instruction */
-    uint64_t rip; /* of a link or exit: where it wants to go */
-    int uncount;  /* of an exit: instructions of the block that it has not done */
+    uint8_t wanted; /* of a slow path: registers (enum vectors), not the instruction */
+    uint64_t rip;   /* of a link or exit: where it wants to go */
+    int uncount;    /* of an exit: instructions of the block that it has not done */
     const struct translate_group *group; /* whose accesses look one by one there */
     bool host_after, saved_after;        /* and where flags must be where that resumes */
-    bool vectors_before;
+    bool vectors_before, x87_before;
 };
 
 struct job {
@@ -55,6 +55,7 @@ struct job {
     uint16_t live[BLOCK_INSNS_MAX + 2]; /* flags that matter before an instruction */
     struct insn_flags flags[BLOCK_INSNS_MAX + 1];
     bool vectors;                 /* the vector registers are known to be the guest's */
+    bool x87;                     /* so are the x87 registers */
     bool host_valid, saved_valid; /* where the guest's flags are now */
     int poll;                     /* before which instruction; -1: none */
     struct translate_group groups[BLOCK_INSNS_MAX / 2];
@@ -72,7 +73,7 @@ static void analyse(struct job *job)
     unsigned count = job->block->count;
     job->live[count] = ARITH;
     job->block->last_vector = 0;
-    job->block->avx = false;
+    job->block->vectors = 0;
     for (unsigned i = count; i-- > 0;) {
         const struct insn *insn = &job->block->insns[i];
         struct insn_flags f = {0};
@@ -87,9 +88,10 @@ static void analyse(struct job *job)
         job->live[i] = (uint16_t)((job->live[i + 1] & ~f.written) | f.read);
         if (job->t->options.exact)
             job->live[i] = ARITH;
-        if (job->way[i] == WAY_VECTOR && !job->block->last_vector)
+        unsigned vectors = translate_vectors_of(insn, (enum way)job->way[i]);
+        if (vectors && !job->block->last_vector)
             job->block->last_vector = (uint8_t)i;
-        job->block->avx |= job->way[i] == WAY_VECTOR && insn->opcode->attr & ATTR_AVX;
+        job->block->vectors |= (uint8_t)vectors;
     }
     job->block->flags_in = job->live[0];
 }
@@ -181,6 +183,24 @@ static void emit_count(struct emit *e, unsigned reg, int n)
     emit8(e, 0x80u | (reg & 7) << 3 | (reg & 7));
     emit32(e, (uint32_t)n);
     emit_gs64(e, OP_STORE, reg, GS(instructions));
+}
+
+static uint64_t rip_behind(const struct job *job, const struct insn *insn)
+{
+    uint64_t rip = job->block->rip - job->block->offset + insn->next_offset;
+    return job->code32 ? (uint32_t)rip : rip;
+}
+
+/* The x87 pointers become right as they are before an instruction. Handlers do it themselves. */
+static void note_x87(struct job *job, const struct insn *before)
+{
+    for (unsigned i = before->place; i-- > 0 && job->way[i] != WAY_HANDLER;) {
+        const struct insn *insn = &job->block->insns[i];
+        if (job->way[i] == WAY_X87 && translate_x87_is_noted(insn)) {
+            translate_x87_note(job->e, job->cpu, insn, rip_behind(job, insn) - insn->len);
+            return;
+        }
+    }
 }
 
 /* --- memory --- */
@@ -530,21 +550,32 @@ static void emit_divide(struct job *job, const struct insn *insn, unsigned i)
     note_flags_written(job, i);
 }
 
-/* The vector registers must hold the guest's from here on: any slow path keeps it so. */
-static void need_vectors(struct job *job, const struct insn *insn, unsigned i)
+/* Registers, one of enum vectors, must hold the guest's from here on: any slow path keeps it so. */
+static void need_registers(struct job *job, const struct insn *insn, unsigned i, uint8_t wanted)
 {
     struct emit *e = job->e;
-    if (job->vectors)
-        return;
     give_up_flags(job, job->live[i]);
     emit8(e, 0x65); /* testb $, %gs:vectors */
     emit8(e, 0xf6);
     emit_gs_operand(e, 0, GS(translated.vectors));
-    emit8(e, job->block->avx ? VECTORS_AVX : VECTORS_SSE);
+    emit8(e, wanted);
     struct stub *stub = add_slow(job, emit_jcc(e, CONDITION_E), insn);
-    stub->vectors = true;
+    stub->wanted = wanted;
     stub->resume = e->at;
+}
+
+static void need_vectors(struct job *job, const struct insn *insn, unsigned i)
+{
+    if (!job->vectors)
+        need_registers(job, insn, i, job->block->vectors & VECTORS_AVX ? VECTORS_AVX : VECTORS_SSE);
     job->vectors = true;
+}
+
+static void need_x87(struct job *job, const struct insn *insn, unsigned i)
+{
+    if (!job->x87)
+        need_registers(job, insn, i, VECTORS_X87);
+    job->x87 = true;
 }
 
 static void emit_vector(struct job *job, const struct insn *insn, unsigned i)
@@ -554,6 +585,43 @@ static void emit_vector(struct job *job, const struct insn *insn, unsigned i)
         emit_memory(job, insn, i);
     else
         emit_copy(job, insn, i);
+}
+
+static void emit_x87_memory(struct job *job, const struct insn *insn, unsigned i)
+{
+    struct emit *e = job->e;
+    give_up_flags(job, job->live[i]);
+    emit_address(job, insn);
+    add_slow(job, emit_lookup(job, insn->mem_bytes, insn->opcode->attr & ATTR_MEM_WRITE), insn);
+    if (insn->opcode_byte == 0xd9 && (insn->modrm >> 3 & 7) == 5) {
+        uint8_t *unmasks;
+        translate_x87_fldcw(e, &unmasks);
+        add_slow(job, unmasks, insn);
+    } else {
+        translate_x87_emit(e, insn);
+    }
+    if (translate_x87_is_noted(insn)) {
+        emit_offset(job, insn, 0);
+        translate_x87_note_operand(e, job->cpu, insn);
+    }
+}
+
+static void emit_x87(struct job *job, const struct insn *insn, unsigned i)
+{
+    need_x87(job, insn, i);
+    if (insn->opcode->attr & ATTR_MMX && insn->opcode->attr & ATTR_SSE)
+        need_vectors(job, insn, i);
+    if (!(insn->opcode->attr & ATTR_MMX) && insn->is_mem) {
+        emit_x87_memory(job, insn, i);
+    } else if (insn->is_mem) {
+        emit_memory(job, insn, i);
+    } else if (insn->opcode->attr & ATTR_MMX) {
+        emit_copy(job, insn, i);
+    } else {
+        need_flags(job, i);
+        translate_x87_emit(job->e, insn);
+        note_flags_written(job, i);
+    }
 }
 
 /* mov offset(%r10), reg, or back; in 32-bit code of 32 bits */
@@ -638,12 +706,6 @@ static void emit_handler(struct job *job, const struct insn *insn)
 static bool in_page(const struct job *job, uint64_t rip)
 {
     return (rip ^ job->block->rip) >> 12 == 0;
-}
-
-static uint64_t rip_behind(const struct job *job, const struct insn *insn)
-{
-    uint64_t rip = job->block->rip - job->block->offset + insn->next_offset;
-    return job->code32 ? (uint32_t)rip : rip;
 }
 
 /* Of a relative branch. */
@@ -831,6 +893,7 @@ static void emit_poll(struct job *job, unsigned i)
     emit_gs_operand(e, 7, GS(translated.attention));
     emit8(e, 0);
     struct stub *stub = add_stub(job, STUB_EXIT, emit_jcc(e, CONDITION_NE));
+    stub->insn = insn;
     stub->rip = rip_behind(job, insn) - insn->len;
     if (job->t->count)
         stub->uncount = (int)(translate_count_of(job->block) - i);
@@ -850,9 +913,16 @@ static void emit_clock(struct job *job)
 
 /* --- the block --- */
 
+static bool is_last(const struct job *job, unsigned i)
+{
+    return i + 1 == job->block->count;
+}
+
 static void emit_by_way(struct job *job, unsigned i)
 {
     const struct insn *insn = &job->block->insns[i];
+    if (is_last(job, i) && job->way[i] != WAY_HANDLER)
+        note_x87(job, insn);
     switch ((enum way)job->way[i]) {
     case WAY_HANDLER:
         emit_handler(job, insn);
@@ -879,6 +949,9 @@ static void emit_by_way(struct job *job, unsigned i)
         break;
     case WAY_VECTOR:
         emit_vector(job, insn, i);
+        break;
+    case WAY_X87:
+        emit_x87(job, insn, i);
         break;
     case WAY_PUSH:
         emit_push(job, insn, i);
@@ -948,6 +1021,7 @@ static void emit_alignment(struct job *job, const struct translate_group *g)
         struct stub *stub = add_stub(job, STUB_UNGROUPED, emit_jcc(e, CONDITION_NE));
         stub->group = g;
         stub->vectors_before = job->vectors;
+        stub->x87_before = job->x87;
     }
 }
 
@@ -955,7 +1029,9 @@ static void emit_alignment(struct job *job, const struct translate_group *g)
 static void emit_group_begin(struct job *job, const struct translate_group *g)
 {
     const struct insn *insn = &job->block->insns[g->first];
-    if (g->vectors)
+    if (g->vectors & VECTORS_X87)
+        need_x87(job, insn, g->first);
+    if (g->vectors & (VECTORS_SSE | VECTORS_AVX))
         need_vectors(job, insn, g->first);
     give_up_flags(job, job->live[g->first]);
     switch ((enum way)job->way[g->first]) {
@@ -973,13 +1049,9 @@ static void emit_group_begin(struct job *job, const struct translate_group *g)
     struct stub *stub = add_stub(job, STUB_UNGROUPED, emit_lookup(job, g->bytes, g->write));
     stub->group = g;
     stub->vectors_before = job->vectors;
+    stub->x87_before = job->x87;
     emit_alignment(job, g);
     job->group = g;
-}
-
-static bool is_last(const struct job *job, unsigned i)
-{
-    return i + 1 == job->block->count;
 }
 
 static void emit_one(struct job *job, unsigned i)
@@ -997,6 +1069,7 @@ static void emit_ungrouped(struct job *job, const struct stub *stub)
     job->host_valid = false;
     job->saved_valid = stub->saved;
     job->vectors = stub->vectors_before;
+    job->x87 = stub->x87_before;
     for (unsigned i = g->first; i <= g->last; i++)
         emit_one(job, i);
     if (is_last(job, g->last))
@@ -1058,8 +1131,8 @@ static void emit_stub(struct job *job, struct stub *stub)
         emit_lead(stub->from, e->at);
     switch ((enum stub_kind)stub->kind) {
     case STUB_SLOW:
-        emit_mov_imm(e, R10,
-                     block_insn_offset(job->cpu, stub->insn) | (stub->vectors ? SLOW_VECTORS : 0));
+        note_x87(job, stub->insn);
+        emit_mov_imm(e, R10, block_insn_offset(job->cpu, stub->insn) | stub->wanted);
         /* lea resume(%rip), %r11 */
         emit8(e, 0x4c);
         emit8(e, 0x8d);
@@ -1080,6 +1153,8 @@ static void emit_stub(struct job *job, struct stub *stub)
     case STUB_EXIT:
         if (stub->uncount)
             emit_count(e, R11, -stub->uncount);
+        if (stub->insn)
+            note_x87(job, stub->insn);
         emit_mov_imm(e, R10, stub->rip);
         emit_jmp_gs(e, stub->saved ? GS(translated.exit_saved) : GS(translated.exit_host));
         break;

@@ -266,6 +266,8 @@ enum way translate_way_of(const struct translator *t, const struct insn *insn, b
         return WAY_STEP;
     if (code32 && differs_in_64(insn))
         return WAY_HANDLER;
+    if (translate_x87_needs(insn) && t->host >> insn->opcode->feature & 1)
+        return WAY_X87;
     if (insn->op >= OP_VEC_BASE && insn->op < OP_VEC_END)
         return is_vector(insn) && t->host >> insn->opcode->feature & 1 ? WAY_VECTOR : WAY_HANDLER;
     if (insn->op == OP_DIV || insn->op == OP_IDIV)
@@ -278,4 +280,13 @@ enum way translate_way_of(const struct translator *t, const struct insn *insn, b
     if (insn->is_mem)
         return way_of_memory(insn);
     return WAY_COPY;
+}
+
+unsigned translate_vectors_of(const struct insn *insn, enum way way)
+{
+    if (way == WAY_X87)
+        return translate_x87_needs(insn);
+    if (way == WAY_VECTOR)
+        return insn->opcode->attr & ATTR_AVX ? VECTORS_AVX : VECTORS_SSE;
+    return 0;
 }

@@ -14,7 +14,8 @@ enum way {
     WAY_MEMORY,  /* with its memory operand at (%r10) */
     WAY_MOFFS,   /* accumulator and memory at a constant address */
     WAY_DIVIDE,  /* register or memory operand: where no overflow is possible */
-    WAY_VECTOR,  /* either of the two, on the vector registers */
+    WAY_VECTOR,  /* COPY or MEMORY, on the vector registers */
+    WAY_X87,     /* on the x87 or MMX registers: translate_x87.c */
     WAY_PUSH,
     WAY_POP, /* register */
     WAY_LEAVE,
@@ -43,6 +44,9 @@ void translate_lay_out(const struct insn *insn, struct layout *l);
 
 /* code32: of code of 32 bits, else of 64. */
 enum way translate_way_of(const struct translator *t, const struct insn *insn, bool code32);
+
+/* The registers that the instruction wants: enum vectors. */
+unsigned translate_vectors_of(const struct insn *insn, enum way way);
 
 /* Is its register field a byte register that REX turns into another? */
 bool translate_has_high_byte(const struct insn *insn);

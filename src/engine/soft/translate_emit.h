@@ -118,6 +118,38 @@ static inline void emit_gs_r11(struct emit *e, unsigned opcode, unsigned reg, si
     emit32(e, (uint32_t)offset);
 }
 
+/* mov $value, %gs:offset; 16, 32, 64 bits. */
+static inline void emit_gs_imm16(struct emit *e, size_t offset, uint16_t value)
+{
+    emit8(e, 0x66);
+    emit8(e, 0x65);
+    emit8(e, 0xc7);
+    emit_gs_operand(e, 0, offset);
+    emit16(e, value);
+}
+
+static inline void emit_gs_imm32(struct emit *e, size_t offset, uint32_t value)
+{
+    emit8(e, 0x65);
+    emit8(e, 0xc7);
+    emit_gs_operand(e, 0, offset);
+    emit32(e, value);
+}
+
+static inline void emit_gs_imm64(struct emit *e, size_t offset, uint64_t value)
+{
+    if ((uint64_t)(int64_t)(int32_t)value == value) {
+        emit8(e, 0x65);
+        emit8(e, rex_of(REX_W, 0, 0));
+        emit8(e, 0xc7);
+        emit_gs_operand(e, 0, offset);
+        emit32(e, (uint32_t)value);
+    } else {
+        emit_gs_imm32(e, offset, (uint32_t)value);
+        emit_gs_imm32(e, offset + 4, (uint32_t)(value >> 32));
+    }
+}
+
 /* jmp *%gs:offset */
 static inline void emit_jmp_gs(struct emit *e, size_t offset)
 {

@@ -192,6 +192,10 @@ static enum part part_of(const struct registers *r, const struct insn *insn, enu
                          struct access *access)
 {
     switch (way) {
+    case WAY_X87:
+        if (insn->is_mem)
+            return PART_ALONE;
+        break;
     case WAY_MEMORY:
     case WAY_VECTOR:
         if (!insn->is_mem)
@@ -267,7 +271,8 @@ static void add(struct building *b, unsigned i, const struct access *a)
 }
 
 /* No more accesses for this one. Returns how many groups there are: 0 or 1. */
-static unsigned finish(struct building *b, const uint8_t *way, uint16_t *offset)
+static unsigned finish(struct building *b, const struct block *block, const uint8_t *way,
+                       uint16_t *offset)
 {
     struct translate_group *g = b->group;
     bool good = b->count > 1;
@@ -278,7 +283,7 @@ static unsigned finish(struct building *b, const uint8_t *way, uint16_t *offset)
     g->before = (int32_t)(b->low - b->at.offset);
     for (unsigned i = g->first; i <= g->last; i++) {
         offset[i] = (uint16_t)(b->offset[i] - b->low);
-        g->vectors |= way[i] == WAY_VECTOR;
+        g->vectors |= (uint8_t)translate_vectors_of(&block->insns[i], (enum way)way[i]);
     }
     return 1;
 }
@@ -295,7 +300,7 @@ unsigned translate_groups(const struct block *block, const uint8_t *way, bool co
         struct access access;
         enum part part = part_of(&r, insn, (enum way)way[i], &access);
         if (part == PART_ALONE || (part == PART_ACCESS && !joins(&b, &access))) {
-            count += finish(&b, way, offset);
+            count += finish(&b, block, way, offset);
             b.group = &groups[count];
         }
         if (part == PART_ACCESS)
@@ -309,5 +314,5 @@ unsigned translate_groups(const struct block *block, const uint8_t *way, bool co
             note_changes(&r, insn);
         }
     }
-    return count + finish(&b, way, offset);
+    return count + finish(&b, block, way, offset);
 }

@@ -18,10 +18,10 @@
  * between. */
 struct translate_group {
     uint8_t first, last;
-    bool write;     /* some of them */
-    bool vectors;   /* some of the instructions are on the vector registers */
-    uint16_t bytes; /* of the stretch */
-    int32_t before; /* the stretch's start, from the address of the first access; not positive */
+    bool write;      /* some of them */
+    uint8_t vectors; /* enum vectors: registers that the instructions want */
+    uint16_t bytes;  /* of the stretch */
+    int32_t before;  /* the stretch's start, from the address of the first access; not positive */
 };
 
 /*

@@ -35,15 +35,16 @@ static inline const uint8_t *translate_executable(const struct translator *t, co
     return t->executable + (at - t->writable);
 }
 
-/* soft_translated.vectors: what instructions may run on the host's vector registers now. */
+/* soft_translated.vectors: what instructions may run on the host's vector and x87 registers now. */
 enum vectors {
     VECTORS_SSE = 1,
     VECTORS_AVX = 2,
+    VECTORS_X87 = 4, /* and MMX */
 };
 
-/* With an instruction's offset for the slow path: not the instruction, but the vector registers are
- * wanted, of which offset says the instruction that is to be run on them. */
-#define SLOW_VECTORS 1u
+/* With an instruction's offset for the slow path, which is a multiple of 8: not the instruction,
+ * but registers are wanted, enum vectors; offset says the instruction that is to be run on them. */
+#define SLOW_VECTORS 7u
 
 /* Offsets from %gs: */
 #define GS(field)         offsetof(struct soft_cpu, field)
@@ -55,6 +56,33 @@ enum vectors {
  * instruction is one for a handler. translate_block.c
  */
 bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit *e);
+
+/* --- x87 and MMX instructions: translate_x87.c --- */
+
+/* The registers that the instruction runs on as it is, enum vectors, or 0: it is for its handler.
+ */
+unsigned translate_x87_needs(const struct insn *insn);
+
+/* Does it become what the x87 pointers tell of: FIP, FOP, and FDP where it has an operand in
+ * memory?
+ */
+bool translate_x87_is_noted(const struct insn *insn);
+
+/* An instruction of the x87 unit: on registers, or its operand in memory at (%r10). */
+void translate_x87_emit(struct emit *e, const struct insn *insn);
+
+/* FLDCW (%r10); *otherwise is the displacement of a jump to where its handler does it, since not
+ * all exceptions would be masked. R11 and the host's flags are lost. */
+void translate_x87_fldcw(struct emit *e, uint8_t **otherwise);
+
+/* FIP and FOP in soft_cpu.fpu become those of the instruction, which is at rip. R11 is lost, no
+ * flag. */
+void translate_x87_note(struct emit *e, const struct soft_cpu *cpu, const struct insn *insn,
+                        uint64_t rip);
+
+/* FDP becomes R10, an offset in the operand's segment. R11 is lost, no flag. */
+void translate_x87_note_operand(struct emit *e, const struct soft_cpu *cpu,
+                                const struct insn *insn);
 
 /* The instructions of a block, as the first tier counts them. */
 static inline unsigned translate_count_of(const struct block *block)
