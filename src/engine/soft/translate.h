@@ -8,6 +8,7 @@
  *     translate_block.c  a block's analysis and its code
  *     translate_class.c  in which way an instruction is translated
  *     translate_emit.h   bytes
+ *     translate_x87.c    x87 and MMX instructions
  *
  * In translated code
  *   - the guest's registers are in the host's registers of the same name, RSP too, but for R10 and
@@ -21,6 +22,7 @@
  *     ES, FS and GS are is looked at. A context is of 64-bit code or of others, so that no jump
  * leads from one to the other;
  *   - soft_cpu.rip is not kept: the code knows it;
+ *   - the vector and x87 registers are the guest's where soft_translated.vectors says so;
  *   - an access to memory looks into the TLB of the current context. Where it does not hit, the
  *     instruction is done by its handler (exec.h) as in the first tier, with all registers in
  *     soft_cpu, and so is whatever the translator does not know. Handlers raise by longjmp.
