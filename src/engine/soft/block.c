@@ -118,13 +118,11 @@ static bool decode_one(struct soft_cpu *cpu, struct fetch *f, uint64_t rip, size
     if (status == DECODE_MORE && len < allowed) {
         if (!first)
             return false;
-        const uint8_t *next;
-        uint64_t la = code_linear(cpu, rip + len);
-        uint64_t page = mmu_fetch_page(cpu, la, &next);
-        if (next)
-            memcpy(bytes + len, next, allowed - len);
+        const struct mmu_fetch next = mmu_fetch_page(cpu, code_linear(cpu, rip + len));
+        if (next.host)
+            memcpy(bytes + len, next.host, allowed - len);
         else
-            read_device(cpu, page, bytes + len, allowed - len);
+            read_device(cpu, next.gpa, bytes + len, allowed - len);
         f->crossed = true;
         status = decode_insn(insn, bytes, allowed, &mode);
     }
@@ -250,7 +248,9 @@ static struct block *find_slowly(struct soft_cpu *cpu, struct block_front *front
     struct fetch f = {.la = code_linear(cpu, cpu->rip)};
     uint32_t mode = mode_of(cpu);
     limit_bytes(cpu, cpu->rip, 1);
-    f.page = mmu_fetch_page(cpu, f.la, &f.host);
+    const struct mmu_fetch found = mmu_fetch_page(cpu, f.la);
+    f.page = found.gpa;
+    f.host = found.host;
     struct block *b = lookup(cpu, f.page | (f.la & PAGE_MASK), cpu->rip, mode);
     if (b)
         cpu->blocks->stats.found++;
@@ -259,7 +259,9 @@ static struct block *find_slowly(struct soft_cpu *cpu, struct block_front *front
     /* Code segments that are not flat have a base and a limit that may change under the same key.
      */
     if (b != cpu->blocks->transient && cpu->code_flat)
-        *front = (struct block_front){.rip = cpu->rip, .key = cpu->block_key, .block = b};
+        *front = (struct block_front){.rip = cpu->rip,
+                                      .key = found.global ? cpu->global_block_key : cpu->block_key,
+                                      .block = b};
     return b;
 }
 
@@ -268,9 +270,8 @@ struct block *block_find(struct soft_cpu *cpu)
     uint64_t rip = cpu->rip;
     struct block_front *front =
         &cpu->blocks->front[(rip ^ rip >> FRONT_BITS) & ((1u << FRONT_BITS) - 1)];
-    if (__builtin_expect(front->rip == rip && front->key == cpu->block_key && front->block &&
-                             is_fresh(front->block),
-                         1))
+    bool known = front->key == cpu->block_key || front->key == cpu->global_block_key;
+    if (__builtin_expect(front->rip == rip && known && front->block && is_fresh(front->block), 1))
         return front->block;
     return find_slowly(cpu, front);
 }

@@ -9,6 +9,7 @@
 #define TABLES   0x10000u
 #define PTE      3u
 #define PRESENT  1u
+#define G        (1ULL << 8)
 #define NX       (1ULL << 63)
 #define ERR_I    16u
 #define PAGE_END (CODE + 0x1000u)
@@ -133,6 +134,42 @@ static void test_stale(void)
     PUT(CODE + 6, 0xc3);
     is_int(count(at(CODE)), 3, "a branch that was overwritten does not end it");
     cpu->stop_block = false;
+}
+
+/* What is known of code in global pages outlives CR3, and no INVLPG of its page. */
+static void test_global(void)
+{
+    map_pages();
+    cpu->cr4 |= CR4_PGE;
+    mmu_flush_all(cpu);
+    PUT(CODE, 0xb8, 1, 0, 0, 0, 0xc3);
+    PUT(OTHER, 0xb8, 2, 0, 0, 0, 0xc3);
+    for (unsigned global = 0; global < 2; global++) {
+        uint64_t bits = PTE | (global ? G : 0);
+        set_page(ALIAS, CODE | bits);
+        is_int(at(ALIAS)->insns[0].imm, 1, global ? "code of a global page" : "code of a page");
+        test_put(guest.ram, TABLES + 0x3000 + (ALIAS >> 12) * 8, OTHER | bits, 8);
+        mmu_cr3_written(cpu, false);
+        is_int(at(ALIAS)->insns[0].imm, global ? 1 : 2,
+               global ? "is the same behind CR3" : "is looked for anew behind CR3");
+        mmu_invlpg(cpu, ALIAS + 0x1000);
+        is_int(at(ALIAS)->insns[0].imm, global ? 1 : 2, "and another page's INVLPG");
+        mmu_invlpg(cpu, ALIAS + 5);
+        is_int(at(ALIAS)->insns[0].imm, 2, "not behind its own");
+    }
+    /* Found by way of another address space, too. */
+    set_page(ALIAS, CODE | PTE | G);
+    is_int(at(ALIAS)->insns[0].imm, 1, "global code");
+    test_put(guest.ram, TABLES + 0x3000 + (ALIAS >> 12) * 8, OTHER | PTE | G, 8);
+    cpu->cr4 |= CR4_PCIDE;
+    for (unsigned pcid = 1; pcid < 20; pcid++) {
+        cpu->cr3 = TABLES | pcid;
+        mmu_cr3_written(cpu, false);
+        at(ALIAS);
+    }
+    mmu_invlpg(cpu, ALIAS);
+    is_int(at(ALIAS)->insns[0].imm, 2, "INVLPG finds it whatever was loaded in between");
+    cpu->cr3 = TABLES;
 }
 
 static void test_modes(void)
@@ -316,6 +353,7 @@ static void tests(void)
     cpu = guest.cpu[0];
     test_finding();
     test_stale();
+    test_global();
     test_modes();
     test_ends();
     test_careful();

@@ -291,8 +291,10 @@ struct soft_cpu {
     struct soft_fpu fpu;
 
     /* --- other modules' --- */
-    uint64_t block_key; /* block.c: fetch_key with the decoding mode: soft_cpu_update_key() */
-    uint64_t fetch_key; /* mmu.c: equal to an earlier value: what was fetched then is there still */
+    /* block.c: fetch_key with the decoding mode, and the same for code in global pages. */
+    uint64_t block_key, global_block_key; /* soft_cpu_update_key() */
+    /* mmu.c: equal to an earlier value: what was fetched then is there still. */
+    uint64_t fetch_key, global_fetch_key;
     struct soft_vm *vm;
     struct cpuid_table *cpuid;  /* model's, with this vCPU's place in the topology */
     struct tlb *tlb;            /* mmu.c */
@@ -356,6 +358,7 @@ static inline void soft_cpu_update_key(struct soft_cpu *cpu)
                     (uint64_t)(cpu->mode.real || cpu->mode.v86) << 8 |
                     (uint64_t)cpu->mode.flat << 9;
     cpu->block_key = cpu->code_flat ? cpu->fetch_key | mode << 48 : UINT64_MAX;
+    cpu->global_block_key = cpu->code_flat ? cpu->global_fetch_key | mode << 48 : UINT64_MAX;
 }
 
 /* --- cpu.c --- */

@@ -26,7 +26,13 @@
 #include "engine/soft/mmu_internal.h"
 
 /* tlb_entry.physical, below the page's address */
-#define TLB_EXECUTABLE 1u
+#define TLB_GLOBAL     1u
+#define TLB_SIZE_SHIFT                                                                             \
+    2u /* of a larger page that this is a piece of: 1 + its place here; 0: none */
+
+static const uint8_t large_shifts[] = {21, 22, 30};
+
+#define LARGE_SIZES (sizeof(large_shifts) / sizeof(large_shifts[0]))
 
 /* What the fast path looks at where no entry may match. */
 static struct tlb_entry no_entries[TLB_ENTRIES];
@@ -35,6 +41,39 @@ static void init_no_entries(void)
 {
     for (unsigned i = 0; i < TLB_ENTRIES; i++)
         no_entries[i].read_tag = no_entries[i].write_tag = TLB_EMPTY(i);
+}
+
+/* --- filters --- */
+
+static unsigned filter_bit(uint64_t number)
+{
+    return (unsigned)(number * 0x9e3779b97f4a7c15ULL >> 52);
+}
+
+static void filter_add(struct page_filter *f, uint64_t number)
+{
+    _Static_assert(PAGE_FILTER_BITS == 1u << 12, "filter_bit()");
+    bitmap_set(f->bits, filter_bit(number));
+}
+
+static bool filter_may_have(const struct page_filter *f, uint64_t number)
+{
+    return bitmap_test(f->bits, filter_bit(number));
+}
+
+/* The number of the page of that size that holds la; not one of small pages. */
+static uint64_t large_number(uint64_t la, unsigned size)
+{
+    return la >> large_shifts[size] | (uint64_t)(1 + size) << 60;
+}
+
+/* The place of a page's size in large_shifts. */
+static unsigned size_index(uint64_t bytes)
+{
+    unsigned size = 0;
+    while (bytes >> large_shifts[size] != 1)
+        size++;
+    return size;
 }
 
 /* --- contexts --- */
@@ -64,64 +103,109 @@ static void context_free(struct soft_context *context)
         munmap((uint8_t *)context - SOFT_CPU_SPAN, SOFT_CPU_SPAN + bytes);
 }
 
-static void context_clear_tlb(struct soft_context *context)
+static void entry_clear(struct soft_context *context, unsigned i)
 {
-    if (context->tlb_logged <= CONTEXT_LOG) {
-        for (unsigned n = 0; n < context->tlb_logged; n++) {
-            unsigned i = context->tlb_log[n];
-            context->tlb[i].read_tag = context->tlb[i].write_tag = TLB_EMPTY(i);
-        }
-    } else {
-        for (unsigned i = 0; i < TLB_ENTRIES; i++)
-            context->tlb[i].read_tag = context->tlb[i].write_tag = TLB_EMPTY(i);
-    }
-    context->tlb_logged = 0;
+    context->tlb[i].read_tag = context->tlb[i].write_tag = TLB_EMPTY(i);
+    bitmap_clear(context->tlb_used, i);
 }
 
-static void context_clear_jumps(const struct soft_cpu *cpu, struct soft_context *context)
+/* The entries for which leaves() is false stay. */
+static void context_clear_tlb(struct soft_context *context,
+                              bool (*leaves)(const struct tlb_entry *entry, uint64_t la),
+                              uint64_t la)
 {
-    const void *miss = cpu->translated.miss;
-    if (context->jumps_logged <= CONTEXT_LOG) {
-        for (unsigned n = 0; n < context->jumps_logged; n++)
-            context->jumps[context->jumps_log[n]] = miss;
-    } else {
-        for (unsigned i = 0; i < JUMP_SLOTS; i++)
-            context->jumps[i] = miss;
+    for (unsigned word = 0; word < TLB_ENTRIES / 64; word++) {
+        for (uint64_t used = context->tlb_used[word]; used; used &= used - 1) {
+            unsigned i = word * 64 + (unsigned)__builtin_ctzll(used);
+            if (leaves(&context->tlb[i], la))
+                entry_clear(context, i);
+        }
     }
-    context->jumps_logged = 0;
+}
+
+static bool any_entry(const struct tlb_entry *entry, uint64_t la)
+{
+    (void)entry, (void)la;
+    return true;
+}
+
+static bool local_entry(const struct tlb_entry *entry, uint64_t la)
+{
+    (void)la;
+    return !(entry->physical & TLB_GLOBAL);
+}
+
+static bool large_entry(const struct tlb_entry *entry, uint64_t la)
+{
+    unsigned size = entry->physical >> TLB_SIZE_SHIFT & 3;
+    return size > 0 && large_number(entry->read_tag, size - 1) == large_number(la, size - 1);
+}
+
+/* Those of a word of the bitmap, but for what is in `keep`. */
+static void context_clear_jump_word(const struct soft_cpu *cpu, struct soft_context *context,
+                                    unsigned word, uint64_t keep)
+{
+    for (uint64_t used = context->jumps_used[word] & ~keep; used; used &= used - 1)
+        context->jumps[word * 64 + (unsigned)__builtin_ctzll(used)] = cpu->translated.miss;
+    context->jumps_used[word] &= keep;
+    context->jumps_global[word] &= keep;
+    if (!context->jumps_used[word])
+        bitmap_clear(context->jumps_words, word);
+}
+
+static void context_clear_jumps(const struct soft_cpu *cpu, struct soft_context *context,
+                                bool keep_global)
+{
+    for (unsigned i = 0; i < JUMP_SLOTS / 64 / 64; i++) {
+        for (uint64_t words = context->jumps_words[i]; words; words &= words - 1) {
+            unsigned word = i * 64 + (unsigned)__builtin_ctzll(words);
+            context_clear_jump_word(cpu, context, word,
+                                    keep_global ? context->jumps_global[word] : 0);
+        }
+    }
 }
 
 /* Those of one page: slots are the low bits of addresses. */
 static void context_drop_jumps(const struct soft_cpu *cpu, struct soft_context *context,
                                uint64_t la)
 {
-    if (context->jumps_logged > CONTEXT_LOG) {
-        context_clear_jumps(cpu, context);
+    unsigned first = (unsigned)(la & (JUMP_SLOTS - 1) & ~PAGE_OFFSET) / 64;
+    for (unsigned word = first; word < first + PAGE_BYTES / 64; word++)
+        context_clear_jump_word(cpu, context, word, 0);
+}
+
+void mmu_prepare_jumps(struct soft_cpu *cpu)
+{
+    struct soft_context *context = cpu->tlb->context;
+    if (context->has_jumps)
         return;
-    }
-    for (unsigned n = 0; n < context->jumps_logged; n++) {
-        if (((context->jumps_log[n] ^ la) & 0xf000) == 0)
-            context->jumps[context->jumps_log[n]] = cpu->translated.miss;
-    }
+    context->has_jumps = true;
+    for (unsigned i = 0; i < JUMP_SLOTS; i++)
+        context->jumps[i] = cpu->translated.miss;
+}
+
+/* What is known of la's page as code of the current kind, or NULL. */
+static const struct fetch_entry *fetch_known(const struct soft_cpu *cpu, uint64_t la)
+{
+    const struct tlb_sets *sets = cpu->tlb->sets;
+    const struct fetch_entry *e = &sets->space->fetches[la >> 12 & (FETCH_ENTRIES - 1)];
+    return e->tag == ((la & ~PAGE_OFFSET) | (1 + sets->kind)) ? e : NULL;
 }
 
 void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, const void *code)
 {
     struct soft_context *context = cpu->tlb->context;
-    unsigned slot = (uint16_t)rip;
+    unsigned slot = rip & (JUMP_SLOTS - 1);
     if (!context)
         return;
-    if (!context->has_jumps) {
-        context->has_jumps = true;
-        context->jumps_logged = CONTEXT_LOG + 1;
-        context_clear_jumps(cpu, context);
-    }
-    if (context->jumps[slot] == cpu->translated.miss) {
-        if (context->jumps_logged < CONTEXT_LOG)
-            context->jumps_log[context->jumps_logged] = (uint16_t)slot;
-        if (context->jumps_logged <= CONTEXT_LOG)
-            context->jumps_logged++;
-    }
+    mmu_prepare_jumps(cpu);
+    const struct fetch_entry *known = fetch_known(cpu, rip);
+    bitmap_set(context->jumps_used, slot);
+    bitmap_set(context->jumps_words, slot / 64);
+    if (known && known->found.global)
+        bitmap_set(context->jumps_global, slot);
+    else
+        bitmap_clear(context->jumps_global, slot);
     context->jumps[slot] = code;
 }
 
@@ -131,7 +215,7 @@ void mmu_clear_jumps(struct soft_cpu *cpu)
         for (unsigned kind = 0; kind < TLB_KINDS; kind++) {
             struct soft_context *context = cpu->tlb->sets->spaces[i].contexts[kind];
             if (context && context->has_jumps)
-                context_clear_jumps(cpu, context);
+                context_clear_jumps(cpu, context, false);
         }
     }
 }
@@ -169,18 +253,36 @@ static void space_renew(struct tlb_sets *sets, struct tlb_space *space)
     space->serial = ++sets->serials;
 }
 
-static void space_flush(const struct soft_cpu *cpu, struct tlb_space *space)
+static void note_large_entries(struct tlb_space *space, const struct soft_context *context)
+{
+    for (unsigned word = 0; word < TLB_ENTRIES / 64; word++) {
+        for (uint64_t used = context->tlb_used[word]; used; used &= used - 1) {
+            const struct tlb_entry *e = &context->tlb[word * 64 + (unsigned)__builtin_ctzll(used)];
+            unsigned size = e->physical >> TLB_SIZE_SHIFT & 3;
+            if (size > 0)
+                filter_add(&space->large, large_number(e->read_tag, size - 1));
+        }
+    }
+}
+
+/* keep_global: what global pages have given stays, code too. */
+static void space_flush(const struct soft_cpu *cpu, struct tlb_space *space, bool keep_global)
 {
     space_renew(cpu->tlb->sets, space);
-    space->large_first = UINT64_MAX;
-    space->large_last = 0;
+    space->code = space->large = (struct page_filter){0};
+    for (unsigned i = 0; i < FETCH_ENTRIES; i++) {
+        if (!keep_global || !space->fetches[i].found.global)
+            space->fetches[i].tag = 0;
+    }
     for (unsigned kind = 0; kind < TLB_KINDS; kind++) {
         struct soft_context *context = space->contexts[kind];
         if (!context)
             continue;
-        context_clear_tlb(context);
+        context_clear_tlb(context, keep_global ? local_entry : any_entry, 0);
+        if (keep_global)
+            note_large_entries(space, context);
         if (context->has_jumps)
-            context_clear_jumps(cpu, context);
+            context_clear_jumps(cpu, context, keep_global);
     }
 }
 
@@ -193,6 +295,7 @@ static void publish(struct soft_cpu *cpu)
     tlb->context = sets->always_slow || !cpu->memory_fd ? NULL : context;
     tlb->set = context && !sets->always_slow ? context->tlb : no_entries;
     cpu->fetch_key = sets->space->serial * TLB_KINDS + sets->kind;
+    cpu->global_fetch_key = sets->global_serial * TLB_KINDS + sets->kind;
     soft_cpu_update_key(cpu);
 }
 
@@ -202,7 +305,12 @@ static uint16_t current_pcid(const struct soft_cpu *cpu)
     return cpu->cr4 & CR4_PCIDE ? cpu->cr3 & 0xfff : 0;
 }
 
-void mmu_flush_all(struct soft_cpu *cpu)
+static void global_renew(struct tlb_sets *sets)
+{
+    sets->global_serial = ++sets->serials;
+}
+
+static void flush_spaces(struct soft_cpu *cpu, bool keep_global)
 {
     struct tlb_sets *sets = cpu->tlb->sets;
     /* CR4.PCIDE may have gone. */
@@ -210,9 +318,18 @@ void mmu_flush_all(struct soft_cpu *cpu)
     for (unsigned i = 0; i < TLB_SPACES; i++) {
         if (&sets->spaces[i] != sets->space)
             sets->spaces[i].valid = false;
-        space_flush(cpu, &sets->spaces[i]);
+        space_flush(cpu, &sets->spaces[i], keep_global);
+    }
+    if (!keep_global) {
+        global_renew(sets);
+        sets->global_code = (struct page_filter){0};
     }
     publish(cpu);
+}
+
+void mmu_flush_all(struct soft_cpu *cpu)
+{
+    flush_spaces(cpu, false);
 }
 
 static struct tlb_space *space_find(struct tlb_sets *sets, uint16_t pcid)
@@ -248,7 +365,7 @@ void mmu_cr3_written(struct soft_cpu *cpu, bool keep)
         keep = false;
     }
     if (!keep)
-        space_flush(cpu, space);
+        space_flush(cpu, space, true);
     space->last_used = ++sets->uses;
     sets->space = space;
     publish(cpu);
@@ -272,27 +389,51 @@ void mmu_select(struct soft_cpu *cpu)
     publish(cpu);
 }
 
-static void drop_page(const struct soft_cpu *cpu, struct tlb_space *space, uint64_t la)
+static bool may_be_large(const struct page_filter *f, uint64_t la)
 {
+    for (unsigned size = 0; size < LARGE_SIZES; size++) {
+        if (filter_may_have(f, large_number(la, size)))
+            return true;
+    }
+    return false;
+}
+
+/* Code may have been fetched from la's page, or from the large page that it is a piece of. */
+static bool may_be_code(const struct page_filter *f, uint64_t la)
+{
+    return filter_may_have(f, la >> 12) || may_be_large(f, la);
+}
+
+static void space_drop(const struct soft_cpu *cpu, struct tlb_space *space, uint64_t la)
+{
+    struct tlb_sets *sets = cpu->tlb->sets;
     unsigned i = la >> 12 & (TLB_ENTRIES - 1);
+    bool large = may_be_large(&space->large, la);
+    bool large_code = may_be_large(&space->code, la) || may_be_large(&sets->global_code, la);
+    bool code = may_be_code(&space->code, la) || may_be_code(&sets->global_code, la);
     for (unsigned kind = 0; kind < TLB_KINDS; kind++) {
         struct soft_context *context = space->contexts[kind];
         if (!context)
             continue;
         /* Whoever sits there: one that is not meant is filled again. */
-        context->tlb[i].read_tag = context->tlb[i].write_tag = TLB_EMPTY(i);
-        if (context->has_jumps)
+        entry_clear(context, i);
+        if (large)
+            context_clear_tlb(context, large_entry, la);
+        if (!context->has_jumps)
+            continue;
+        if (large_code)
+            context_clear_jumps(cpu, context, false);
+        else if (code)
             context_drop_jumps(cpu, context, la);
     }
-}
-
-static void space_drop(const struct soft_cpu *cpu, struct tlb_space *space, uint64_t la)
-{
-    space_renew(cpu->tlb->sets, space);
-    if (la >= space->large_first && la <= space->large_last)
-        space_flush(cpu, space);
+    if (!code)
+        return;
+    space_renew(sets, space);
+    global_renew(sets);
+    if (large_code)
+        memset(space->fetches, 0, sizeof(space->fetches));
     else
-        drop_page(cpu, space, la);
+        space->fetches[la >> 12 & (FETCH_ENTRIES - 1)].tag = 0;
 }
 
 void mmu_invlpg(struct soft_cpu *cpu, uint64_t address)
@@ -322,11 +463,13 @@ void mmu_invpcid(struct soft_cpu *cpu, unsigned type, unsigned pcid, uint64_t ad
         break;
     case INVPCID_SINGLE:
         if (space)
-            space_flush(cpu, space);
+            space_flush(cpu, space, true);
         break;
     case INVPCID_ALL_GLOBAL:
+        flush_spaces(cpu, false);
+        break;
     case INVPCID_ALL:
-        mmu_flush_all(cpu);
+        flush_spaces(cpu, true);
         break;
     }
     publish(cpu);
@@ -345,9 +488,10 @@ void tlb_drop_write_tags(struct soft_cpu *cpu, uint64_t gpa)
             struct soft_context *context = cpu->tlb->sets->spaces[s].contexts[kind];
             if (!context)
                 continue;
-            bool listed = context->tlb_logged <= CONTEXT_LOG;
-            for (unsigned n = 0; n < (listed ? context->tlb_logged : TLB_ENTRIES); n++)
-                drop_write_tag(context, listed ? context->tlb_log[n] : n, gpa);
+            for (unsigned word = 0; word < TLB_ENTRIES / 64; word++) {
+                for (uint64_t used = context->tlb_used[word]; used; used &= used - 1)
+                    drop_write_tag(context, word * 64 + (unsigned)__builtin_ctzll(used), gpa);
+            }
         }
     }
 }
@@ -373,23 +517,8 @@ static struct tlb_entry *entry_for(struct soft_cpu *cpu, uint64_t la)
             return NULL; /* every access stays slow */
         publish(cpu);
     }
-    struct tlb_entry *e = &(*context)->tlb[i];
-    if (e->read_tag == TLB_EMPTY(i)) {
-        if ((*context)->tlb_logged < CONTEXT_LOG)
-            (*context)->tlb_log[(*context)->tlb_logged] = (uint16_t)i;
-        if ((*context)->tlb_logged <= CONTEXT_LOG)
-            (*context)->tlb_logged++;
-    }
-    return e;
-}
-
-static void note_large(struct tlb_space *space, uint64_t la, uint64_t page_size)
-{
-    uint64_t first = la & ~(page_size - 1);
-    if (first < space->large_first)
-        space->large_first = first;
-    if (first + page_size - 1 > space->large_last)
-        space->large_last = first + page_size - 1;
+    bitmap_set((*context)->tlb_used, i);
+    return &(*context)->tlb[i];
 }
 
 /* Remember what a walk has found for accesses of the current kind. */
@@ -406,9 +535,13 @@ static void fill(struct soft_cpu *cpu, uint64_t la, const struct mmu_page *found
     e->read_tag = tag;
     e->write_tag = page->fast_write ? tag : TLB_EMPTY(la >> 12 & (TLB_ENTRIES - 1));
     e->host = page->region->region->host + page->offset;
-    e->physical = page->gpa | (found->executable ? TLB_EXECUTABLE : 0);
-    if (found->page_size > PAGE_BYTES)
-        note_large(sets->space, la, found->page_size);
+    e->physical =
+        page->gpa | (found->global ? TLB_GLOBAL : 0);
+    if (found->page_size > PAGE_BYTES) {
+        unsigned size = size_index(found->page_size);
+        e->physical |= (1 + size) << TLB_SIZE_SHIFT;
+        filter_add(&sets->space->large, large_number(la, size));
+    }
 }
 
 _Noreturn static void raise_not_canonical(struct soft_cpu *cpu)
@@ -460,21 +593,29 @@ static void check_address(struct soft_cpu *cpu, uint64_t la, unsigned size)
     mmu_check_alignment(cpu, la, alignment_of(size));
 }
 
+/* The page at a canonical address, or a page fault. */
+static struct page page_found(struct soft_cpu *cpu, uint64_t la, struct mmu_access access,
+                              struct mmu_page *found)
+{
+    struct page page = {0};
+    uint32_t error;
+    if (!mmu_walk(cpu, la, access, found, &error))
+        soft_raise_page_fault(cpu, la, error);
+    page.gpa = found->gpa;
+    page.region = pages_find(cpu->vm, found->gpa, &page.offset);
+    /* The local APIC's page hides what lies under it. */
+    if (found->gpa == (cpu->apic_base & ~PAGE_OFFSET) && cpu->apic_base & APIC_BASE_ENABLE)
+        page.region = NULL;
+    return page;
+}
+
 static struct page page_at(struct soft_cpu *cpu, uint64_t la, struct mmu_access access,
                            bool cacheable)
 {
     struct mmu_page found;
-    struct page page = {0};
-    uint32_t error;
     if (!soft_canonical(la))
         raise_not_canonical(cpu);
-    if (!mmu_walk(cpu, la, access, &found, &error))
-        soft_raise_page_fault(cpu, la, error);
-    page.gpa = found.gpa;
-    page.region = pages_find(cpu->vm, found.gpa, &page.offset);
-    /* The local APIC's page hides what lies under it. */
-    if (found.gpa == (cpu->apic_base & ~PAGE_OFFSET) && cpu->apic_base & APIC_BASE_ENABLE)
-        page.region = NULL;
+    struct page page = page_found(cpu, la, access, &found);
     if (page.region && cacheable)
         fill(cpu, la, &found, &page);
     return page;
@@ -773,21 +914,35 @@ uint8_t *mmu_span(struct soft_cpu *cpu, uint64_t la, bool write, unsigned *len)
     return NULL;
 }
 
-uint64_t mmu_fetch_page(struct soft_cpu *cpu, uint64_t la, const uint8_t **host)
+struct mmu_fetch mmu_fetch_page(struct soft_cpu *cpu, uint64_t la)
 {
-    const struct tlb *tlb = cpu->tlb;
-    const struct tlb_entry *e = &tlb->set[la >> 12 & (TLB_ENTRIES - 1)];
-    if (e->read_tag == (la & ~PAGE_OFFSET) && e->physical & TLB_EXECUTABLE) {
-        *host = e->host;
-        return e->physical & ~PAGE_OFFSET;
+    struct tlb_sets *sets = cpu->tlb->sets;
+    const struct fetch_entry *known = fetch_known(cpu, la);
+    struct fetch_entry e;
+    if (known) {
+        e = *known;
+    } else {
+        struct mmu_access access = access_of(cpu, false);
+        struct mmu_page found;
+        access.fetch = true;
+        if (!soft_canonical(la))
+            soft_raise_error(cpu, EXC_GP, 0);
+        struct page page = page_found(cpu, la, access, &found);
+        e = (struct fetch_entry){
+            .tag = (la & ~PAGE_OFFSET) | (1 + sets->kind),
+            .found = {.gpa = page.gpa,
+                      .host = page.region ? page.region->region->host + page.offset : NULL,
+                      .global = found.global},
+            .size = found.page_size,
+        };
+        if (page.region)
+            sets->space->fetches[la >> 12 & (FETCH_ENTRIES - 1)] = e;
     }
-    if (!soft_canonical(la))
-        soft_raise_error(cpu, EXC_GP, 0);
-    struct mmu_access access = access_of(cpu, false);
-    access.fetch = true;
-    struct page page = page_at(cpu, la, access, false);
-    *host = page.region ? page.region->region->host + page.offset : NULL;
-    return page.gpa;
+    struct page_filter *code = e.found.global ? &sets->global_code : &sets->space->code;
+    filter_add(code, la >> 12);
+    if (e.size > PAGE_BYTES)
+        filter_add(code, large_number(la, size_index(e.size)));
+    return e.found;
 }
 
 bool mmu_translate(struct soft_cpu *cpu, uint64_t la, uint64_t *gpa)
@@ -821,7 +976,8 @@ int mmu_init(struct soft_cpu *cpu, struct err *err)
     pthread_mutex_init(&sets->lock, NULL);
     cpu->tlb->sets = sets;
     for (unsigned i = 0; i < TLB_SPACES; i++)
-        space_flush(cpu, &sets->spaces[i]);
+        space_flush(cpu, &sets->spaces[i], false);
+    global_renew(sets);
     sets->space = &sets->spaces[0];
     sets->space->valid = true;
     publish(cpu);

@@ -47,9 +47,7 @@ struct tlb_entry {
 
 /* Where an indirect branch of translated code goes on, by the low 16 bits of the target's address:
  * code that checks whether it is meant. */
-#define JUMP_SLOTS  65536u
-
-#define CONTEXT_LOG 1024u
+#define JUMP_SLOTS 65536u
 
 /*
  * What depends on the address space, the privilege, and whether code is of 64 bits: translations,
@@ -61,9 +59,12 @@ struct soft_context {
     struct tlb_entry tlb[TLB_ENTRIES];
     const void *jumps[JUMP_SLOTS]; /* set up when translated code first runs in the context */
     bool has_jumps;
-    unsigned tlb_logged, jumps_logged; /* of those below; more than CONTEXT_LOG: too many to list */
-    uint16_t tlb_log[CONTEXT_LOG];     /* entries filled since the last flush */
-    uint16_t jumps_log[CONTEXT_LOG];
+    /* Bitmaps of what is in use, so that a flush costs no more than what there is. */
+    uint64_t tlb_used[TLB_ENTRIES / 64];
+    uint64_t jumps_used[JUMP_SLOTS / 64];
+    uint64_t
+        jumps_global[JUMP_SLOTS / 64]; /* to code in global pages, which outlive most flushes */
+    uint64_t jumps_words[JUMP_SLOTS / 64 / 64]; /* words of jumps_used that are not zero */
 };
 
 #define SOFT_CPU_SPAN ((sizeof(struct soft_cpu) + 4095) & ~(size_t)4095)
@@ -91,6 +92,8 @@ void mmu_cpu_free(struct soft_cpu *cpu);
 
 /* Code was found to be at rip: indirect branches of the current context may go there. */
 void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, const void *code);
+/* Translated code is about to run in the current context: its jump table is set up. */
+void mmu_prepare_jumps(struct soft_cpu *cpu);
 /* No indirect branch finds translated code any more. */
 void mmu_clear_jumps(struct soft_cpu *cpu);
 
@@ -201,9 +204,14 @@ uint8_t *mmu_span(struct soft_cpu *cpu, uint64_t la, bool write, unsigned *len);
 
 /* --- for block.c, the debugger, reports --- */
 
-/* The page of code at la as an instruction fetch: its guest-physical page address, and the host
- * address (NULL: not RAM or ROM; fetch by mmu_fetch_device). Raises as a fetch does. */
-uint64_t mmu_fetch_page(struct soft_cpu *cpu, uint64_t la, const uint8_t **host);
+struct mmu_fetch {
+    uint64_t gpa;        /* of the page */
+    const uint8_t *host; /* NULL: not RAM or ROM; fetch by mmu_fetch_device */
+    bool global;         /* the translation outlives a change of the address space */
+};
+
+/* The page of code at la as an instruction fetch. Raises as a fetch does. */
+struct mmu_fetch mmu_fetch_page(struct soft_cpu *cpu, uint64_t la);
 
 /* Translate without a side effect, a fault, or a change: false where nothing is mapped. The
  * debugger's view (supervisor, read). */

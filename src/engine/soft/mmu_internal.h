@@ -27,6 +27,7 @@ struct mmu_page {
     uint64_t page_size; /* of the mapping: 4 KiB, 2 MiB, 4 MiB, 1 GiB */
     bool writable;      /* by this kind of access, and the dirty bit is set */
     bool executable;    /* by this kind of access */
+    bool global;
 };
 
 /*
@@ -88,15 +89,36 @@ enum tlb_kind {
     TLB_KINDS = 2 * TLB_LEGACY,
 };
 
-/* Address spaces that are kept, by PCID. */
-#define TLB_SPACES 4
+/* Address spaces that are kept, by PCID: Linux uses six. */
+#define TLB_SPACES 6
+
+/* Translations of code, for block.c. */
+#define FETCH_ENTRIES 256u
+
+struct fetch_entry {
+    uint64_t tag; /* the page's linear address, and 1 + the kind; 0: empty */
+    struct mmu_fetch found;
+    uint64_t size; /* of the page, which may be large */
+};
+
+/*
+ * Which pages something is known of, by their numbers: not exactly, but a page whose bit is clear
+ * is none of them. So the many invalidations of pages that have never been code cost nothing.
+ */
+#define PAGE_FILTER_BITS 4096u
+
+struct page_filter {
+    uint64_t bits[PAGE_FILTER_BITS / 64];
+};
 
 struct tlb_space {
     bool valid;
     uint16_t pcid;
     uint64_t last_used;
-    uint64_t serial;                  /* unique: changes whenever an entry may have gone */
-    uint64_t large_first, large_last; /* linear range in which there are pieces of large pages */
+    uint64_t serial;          /* unique: changes whenever code may be found elsewhere */
+    struct page_filter code;  /* pages that code has been fetched from */
+    struct page_filter large; /* pieces of large pages have translations here */
+    struct fetch_entry fetches[FETCH_ENTRIES];
     struct soft_context *contexts[TLB_KINDS]; /* NULL until used */
 };
 
@@ -114,6 +136,8 @@ struct tlb_sets {
     enum tlb_kind kind;
     bool always_slow; /* alignment checks or data breakpoints are on */
     uint64_t uses, serials;
+    uint64_t global_serial; /* the same for code in global pages */
+    struct page_filter global_code;
     uint64_t pdpte[4];
     struct page_region *locked; /* between mmu_lock() and _done(): the page needs note_written() */
     uint64_t locked_offset;

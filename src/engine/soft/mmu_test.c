@@ -455,8 +455,7 @@ static int write_by_cpu(void)
 
 static int fetch(void)
 {
-    const uint8_t *host;
-    return TEST_CATCH(cpu, mmu_fetch_page(cpu, kind->la, &host));
+    return TEST_CATCH(cpu, mmu_fetch_page(cpu, kind->la));
 }
 
 static int read_data(void)
@@ -800,6 +799,18 @@ static void test_global(void)
     point_to(0);
     is_int(mov_cr4(CPU_CR4_PAE | CR4_PGE), -1, "and on");
     is_int(mmu_read32(cpu, kind->la), 1, "again");
+    point_to(1);
+    is_int(mov_cr3(cpu->cr3), -1, "CR3");
+    is_int(mmu_read32(cpu, kind->la), 1, "leaves it");
+    mmu_invlpg(cpu, kind->la);
+    is_int(mmu_read32(cpu, kind->la), 2, "INVLPG does not");
+    set_entry(0, entry(0) & ~G);
+    mmu_invlpg(cpu, kind->la);
+    mmu_read32(cpu, kind->la);
+    point_to(0);
+    set_entry(0, entry(0) & ~G);
+    mov_cr3(cpu->cr3);
+    is_int(mmu_read32(cpu, kind->la), 1, "a page that is not global goes with CR3");
     /* INVLPG forgets global translations of all spaces, whatever PCID is the current one. */
     fill_spaces();
     mmu_invlpg(cpu, kind->la);

@@ -361,11 +361,33 @@ static void enter_block(struct soft_cpu *cpu, const struct block *block, const s
 }
 
 /* A block has ended with a handler: is there nothing for the run loop? As it asks itself. */
-static bool may_jump(const struct soft_cpu *cpu, const struct soft_context *context)
+static bool may_jump(const struct soft_cpu *cpu)
 {
-    return cpu->tlb->context == context && cpu->mode.flat && !cpu->mode.careful &&
-           !cpu->no_interrupt && !(cpu->rflags & RFLAGS_RF) && cpu->activity == SOFT_ACTIVE &&
-           soft_canonical(cpu->rip) && !soft_cpu_has_events(cpu);
+    return cpu->tlb->context && cpu->mode.flat && !cpu->mode.careful && !cpu->no_interrupt &&
+           !(cpu->rflags & RFLAGS_RF) && cpu->activity == SOFT_ACTIVE && soft_canonical(cpu->rip) &&
+           !soft_cpu_has_events(cpu);
+}
+
+static void load_gs(const void *base)
+{
+    static int has_instruction = -1;
+    if (has_instruction < 0)
+        has_instruction = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
+    if (has_instruction)
+        __asm__ volatile("wrgsbase %0" : : "r"(base) : "memory");
+    else
+        syscall(SYS_arch_prctl, ARCH_SET_GS, base);
+}
+
+/* The base of GS becomes the current context, whose jump table is set up. */
+static void enter_context(struct soft_cpu *cpu)
+{
+    uint8_t *base = (uint8_t *)cpu->tlb->context - SOFT_CPU_SPAN;
+    mmu_prepare_jumps(cpu);
+    if (base != cpu->translated.gs) {
+        load_gs(base);
+        cpu->translated.gs = base;
+    }
 }
 
 /* Called by STEP. had: soft_translated.vectors before they were stored. */
@@ -400,21 +422,13 @@ __attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint
     count(cpu, translate_count_of(block));
     cpu->stop_block = cpu->rip_set = false;
     flags_to_code(cpu);
-    return may_jump(cpu, context) ? STEP_JUMP : STEP_LEAVE;
+    if (!may_jump(cpu))
+        return STEP_LEAVE;
+    enter_context(cpu);
+    return STEP_JUMP;
 }
 
 /* --- running --- */
-
-static void load_gs(const void *base)
-{
-    static int has_instruction = -1;
-    if (has_instruction < 0)
-        has_instruction = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
-    if (has_instruction)
-        __asm__ volatile("wrgsbase %0" : : "r"(base) : "memory");
-    else
-        syscall(SYS_arch_prctl, ARCH_SET_GS, base);
-}
 
 /*
  * An indirect branch went to an address that is not canonical: #GP is the branch's, before its
@@ -450,17 +464,10 @@ static void connect(struct soft_cpu *cpu, const struct block *block)
 void translate_run(struct soft_cpu *cpu, struct block *block)
 {
     struct translator *t = cpu->blocks->translator;
-    struct soft_context *context = cpu->tlb->context;
-    uint8_t *base = (uint8_t *)context - SOFT_CPU_SPAN;
-    if (!context->has_jumps)
-        mmu_set_jump(cpu, block->rip, block->indirect);
+    enter_context(cpu);
     if (t->left && t->left_for == block->rip && t->left_key == cpu->block_key)
         connect(cpu, block);
     t->left = false;
-    if (base != cpu->translated.gs) {
-        load_gs(base);
-        cpu->translated.gs = base;
-    }
     t->stats.entered++;
     cpu->translated.resume = (uintptr_t)block->code;
     flags_to_code(cpu);

@@ -16,6 +16,7 @@
 #define PTE_A      (1ULL << 5)
 #define PTE_D      (1ULL << 6)
 #define PTE_PS     (1ULL << 7)
+#define PTE_G      (1ULL << 8)
 #define PTE_NX     (1ULL << 63)
 
 #define FAULT_P    (1u << 0)
@@ -240,6 +241,7 @@ bool mmu_walk(struct soft_cpu *cpu, uint64_t la, struct mmu_access access, struc
     if (!(cpu->cr0 & CPU_CR0_PG)) {
         *page = (struct mmu_page){.gpa = la & ~PAGE_OFFSET & 0xffffffff,
                                   .page_size = PAGE_BYTES,
+                                  .global = true,
                                   .writable = true,
                                   .executable = true};
         return true;
@@ -260,6 +262,7 @@ bool mmu_walk(struct soft_cpu *cpu, uint64_t la, struct mmu_access access, struc
             continue;
         page->gpa = leaf_address(&p, &w, la);
         page->page_size = 1ULL << w.page_bits;
+        page->global = w.leaf & PTE_G && cpu->cr4 & CR4_PGE;
         /* The first write of an entry whose dirty bit is clear must come here to set it. */
         page->writable &= access.write || w.leaf & PTE_D;
         return true;
