@@ -26,7 +26,7 @@
 #include "engine/soft/mmu_internal.h"
 
 /* tlb_entry.physical, below the page's address */
-#define TLB_GLOBAL     1u
+#define TLB_GLOBAL 1u
 #define TLB_SIZE_SHIFT                                                                             \
     2u /* of a larger page that this is a piece of: 1 + its place here; 0: none */
 
@@ -47,24 +47,62 @@ static void init_no_entries(void)
 
 static unsigned filter_bit(uint64_t number)
 {
-    return (unsigned)(number * 0x9e3779b97f4a7c15ULL >> 52);
+    _Static_assert(PAGE_FILTER_BITS == 1u << 14, "so many bits of a product");
+    return (unsigned)(number * 0x9e3779b97f4a7c15ULL >> 50);
 }
 
-static void filter_add(struct page_filter *f, uint64_t number)
+/* The page that holds la has the number, and 1 << shift bytes. */
+static void filter_add(struct page_filter *f, uint64_t la, unsigned shift, uint64_t number)
 {
-    _Static_assert(PAGE_FILTER_BITS == 1u << 12, "filter_bit()");
+    uint64_t first = la >> shift << shift, last = first + (1ULL << shift) - 1;
+    if (!f->last || first < f->first)
+        f->first = first;
+    if (last > f->last)
+        f->last = last;
     bitmap_set(f->bits, filter_bit(number));
 }
 
-static bool filter_may_have(const struct page_filter *f, uint64_t number)
+static bool filter_has_near(const struct page_filter *f, uint64_t la)
 {
-    return bitmap_test(f->bits, filter_bit(number));
+    return f->last && la >= f->first && la <= f->last;
+}
+
+static void filter_clear(struct page_filter *f)
+{
+    if (f->last)
+        memset(f, 0, sizeof(*f));
 }
 
 /* The number of the page of that size that holds la; not one of small pages. */
 static uint64_t large_number(uint64_t la, unsigned size)
 {
     return la >> large_shifts[size] | (uint64_t)(1 + size) << 60;
+}
+
+static void filter_add_small(struct page_filter *f, uint64_t la)
+{
+    filter_add(f, la, 12, la >> 12);
+}
+
+static void filter_add_large(struct page_filter *f, uint64_t la, unsigned size)
+{
+    filter_add(f, la, large_shifts[size], large_number(la, size));
+}
+
+static bool may_be_small(const struct page_filter *f, uint64_t la)
+{
+    return filter_has_near(f, la) && bitmap_test(f->bits, filter_bit(la >> 12));
+}
+
+static bool may_be_large(const struct page_filter *f, uint64_t la)
+{
+    if (!filter_has_near(f, la))
+        return false;
+    for (unsigned size = 0; size < LARGE_SIZES; size++) {
+        if (bitmap_test(f->bits, filter_bit(large_number(la, size))))
+            return true;
+    }
+    return false;
 }
 
 /* The place of a page's size in large_shifts. */
@@ -260,7 +298,7 @@ static void note_large_entries(struct tlb_space *space, const struct soft_contex
             const struct tlb_entry *e = &context->tlb[word * 64 + (unsigned)__builtin_ctzll(used)];
             unsigned size = e->physical >> TLB_SIZE_SHIFT & 3;
             if (size > 0)
-                filter_add(&space->large, large_number(e->read_tag, size - 1));
+                filter_add_large(&space->large, e->read_tag, size - 1);
         }
     }
 }
@@ -269,7 +307,9 @@ static void note_large_entries(struct tlb_space *space, const struct soft_contex
 static void space_flush(const struct soft_cpu *cpu, struct tlb_space *space, bool keep_global)
 {
     space_renew(cpu->tlb->sets, space);
-    space->code = space->large = (struct page_filter){0};
+    filter_clear(&space->large);
+    filter_clear(&space->code.pages);
+    filter_clear(&space->code.large);
     for (unsigned i = 0; i < FETCH_ENTRIES; i++) {
         if (!keep_global || !space->fetches[i].found.global)
             space->fetches[i].tag = 0;
@@ -322,7 +362,8 @@ static void flush_spaces(struct soft_cpu *cpu, bool keep_global)
     }
     if (!keep_global) {
         global_renew(sets);
-        sets->global_code = (struct page_filter){0};
+        filter_clear(&sets->global_code.pages);
+        filter_clear(&sets->global_code.large);
     }
     publish(cpu);
 }
@@ -389,28 +430,15 @@ void mmu_select(struct soft_cpu *cpu)
     publish(cpu);
 }
 
-static bool may_be_large(const struct page_filter *f, uint64_t la)
-{
-    for (unsigned size = 0; size < LARGE_SIZES; size++) {
-        if (filter_may_have(f, large_number(la, size)))
-            return true;
-    }
-    return false;
-}
-
-/* Code may have been fetched from la's page, or from the large page that it is a piece of. */
-static bool may_be_code(const struct page_filter *f, uint64_t la)
-{
-    return filter_may_have(f, la >> 12) || may_be_large(f, la);
-}
-
 static void space_drop(const struct soft_cpu *cpu, struct tlb_space *space, uint64_t la)
 {
     struct tlb_sets *sets = cpu->tlb->sets;
     unsigned i = la >> 12 & (TLB_ENTRIES - 1);
     bool large = may_be_large(&space->large, la);
-    bool large_code = may_be_large(&space->code, la) || may_be_large(&sets->global_code, la);
-    bool code = may_be_code(&space->code, la) || may_be_code(&sets->global_code, la);
+    bool large_code =
+        may_be_large(&space->code.large, la) || may_be_large(&sets->global_code.large, la);
+    bool code = large_code || may_be_small(&space->code.pages, la) ||
+                may_be_small(&sets->global_code.pages, la);
     for (unsigned kind = 0; kind < TLB_KINDS; kind++) {
         struct soft_context *context = space->contexts[kind];
         if (!context)
@@ -535,12 +563,11 @@ static void fill(struct soft_cpu *cpu, uint64_t la, const struct mmu_page *found
     e->read_tag = tag;
     e->write_tag = page->fast_write ? tag : TLB_EMPTY(la >> 12 & (TLB_ENTRIES - 1));
     e->host = page->region->region->host + page->offset;
-    e->physical =
-        page->gpa | (found->global ? TLB_GLOBAL : 0);
+    e->physical = page->gpa | (found->global ? TLB_GLOBAL : 0);
     if (found->page_size > PAGE_BYTES) {
         unsigned size = size_index(found->page_size);
         e->physical |= (1 + size) << TLB_SIZE_SHIFT;
-        filter_add(&sets->space->large, large_number(la, size));
+        filter_add_large(&sets->space->large, la, size);
     }
 }
 
@@ -938,10 +965,11 @@ struct mmu_fetch mmu_fetch_page(struct soft_cpu *cpu, uint64_t la)
         if (page.region)
             sets->space->fetches[la >> 12 & (FETCH_ENTRIES - 1)] = e;
     }
-    struct page_filter *code = e.found.global ? &sets->global_code : &sets->space->code;
-    filter_add(code, la >> 12);
+    struct code_filters *code = e.found.global ? &sets->global_code : &sets->space->code;
     if (e.size > PAGE_BYTES)
-        filter_add(code, large_number(la, size_index(e.size)));
+        filter_add_large(&code->large, la, size_index(e.size));
+    else
+        filter_add_small(&code->pages, la);
     return e.found;
 }
 

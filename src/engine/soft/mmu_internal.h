@@ -105,18 +105,24 @@ struct fetch_entry {
  * Which pages something is known of, by their numbers: not exactly, but a page whose bit is clear
  * is none of them. So the many invalidations of pages that have never been code cost nothing.
  */
-#define PAGE_FILTER_BITS 4096u
+#define PAGE_FILTER_BITS 16384u
 
 struct page_filter {
+    uint64_t first, last; /* linear addresses of all of them lie between; last 0: there are none */
     uint64_t bits[PAGE_FILTER_BITS / 64];
+};
+
+/* Code has been fetched from there, and from large pages there. */
+struct code_filters {
+    struct page_filter pages, large;
 };
 
 struct tlb_space {
     bool valid;
     uint16_t pcid;
     uint64_t last_used;
-    uint64_t serial;          /* unique: changes whenever code may be found elsewhere */
-    struct page_filter code;  /* pages that code has been fetched from */
+    uint64_t serial; /* unique: changes whenever code may be found elsewhere */
+    struct code_filters code;
     struct page_filter large; /* pieces of large pages have translations here */
     struct fetch_entry fetches[FETCH_ENTRIES];
     struct soft_context *contexts[TLB_KINDS]; /* NULL until used */
@@ -137,7 +143,7 @@ struct tlb_sets {
     bool always_slow; /* alignment checks or data breakpoints are on */
     uint64_t uses, serials;
     uint64_t global_serial; /* the same for code in global pages */
-    struct page_filter global_code;
+    struct code_filters global_code;
     uint64_t pdpte[4];
     struct page_region *locked; /* between mmu_lock() and _done(): the page needs note_written() */
     uint64_t locked_offset;
