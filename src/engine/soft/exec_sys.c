@@ -748,8 +748,7 @@ static void pkru(struct soft_cpu *cpu, const struct insn *i)
         put_edx_eax(cpu, cpu->fpu.pkru);
         return;
     }
-    cpu->fpu.pkru = (uint32_t)cpu->gpr[CPU_RAX];
-    mmu_flush_all(cpu);
+    mmu_set_pkru(cpu, (uint32_t)cpu->gpr[CPU_RAX]);
 }
 
 static void hypercall(struct soft_cpu *cpu, const struct insn *i)

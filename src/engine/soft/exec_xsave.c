@@ -257,10 +257,7 @@ static bool takes_mxcsr(uint64_t components, uint64_t present, uint64_t format)
 static void restore_pkru(struct soft_cpu *cpu, const uint8_t *from, bool present)
 {
     uint32_t value = present ? get32(from) : 0;
-    if (value == cpu->fpu.pkru)
-        return;
-    cpu->fpu.pkru = value;
-    mmu_flush_all(cpu);
+    mmu_set_pkru(cpu, value);
 }
 
 static void load_or_clear(void *to, const uint8_t *from, size_t len, bool present)

@@ -503,6 +503,26 @@ void mmu_invpcid(struct soft_cpu *cpu, unsigned type, unsigned pcid, uint64_t ad
     publish(cpu);
 }
 
+/*
+ * Linux writes it at each signal and switch, but what it forbids there is for keys that no page
+ * has. Fetching code does not depend on it.
+ */
+void mmu_set_pkru(struct soft_cpu *cpu, uint32_t value)
+{
+    struct tlb_sets *sets = cpu->tlb->sets;
+    uint32_t changed = value ^ cpu->fpu.pkru;
+    cpu->fpu.pkru = value;
+    if (!changed || (!(changed & 3) && !sets->has_keys))
+        return;
+    sets->has_keys = false;
+    for (unsigned i = 0; i < TLB_SPACES; i++) {
+        for (unsigned kind = 0; kind < TLB_KINDS; kind++) {
+            if (sets->spaces[i].contexts[kind])
+                context_clear_tlb(sets->spaces[i].contexts[kind], any_entry, 0);
+        }
+    }
+}
+
 static void drop_write_tag(struct soft_context *context, unsigned i, uint64_t gpa)
 {
     if ((context->tlb[i].physical & ~PAGE_OFFSET) == gpa)
@@ -554,6 +574,7 @@ static void fill(struct soft_cpu *cpu, uint64_t la, const struct mmu_page *found
 {
     struct tlb_sets *sets = cpu->tlb->sets;
     cpu->stats.tlb_fills++;
+    sets->has_keys |= found->has_key;
     page->fast_write = found->writable && !page->region->region->read_only &&
                        pages_allow_fast_write(cpu, page->region, page->offset);
     struct tlb_entry *e = entry_for(cpu, la);

@@ -86,6 +86,8 @@ void mmu_flush_all(struct soft_cpu *cpu);
 /* CR3 was written (cpu->cr3 holds the new value without bit 63). keep: bit 63 was set with PCIDE.
  */
 void mmu_cr3_written(struct soft_cpu *cpu, bool keep);
+/* PKRU gets a value: what it forbids is forgotten. */
+void mmu_set_pkru(struct soft_cpu *cpu, uint32_t value);
 /* The memory of a processor, zeroed, such that contexts can show it again; NULL: errno says why. */
 struct soft_cpu *mmu_cpu_alloc(void);
 void mmu_cpu_free(struct soft_cpu *cpu);

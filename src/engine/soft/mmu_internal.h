@@ -28,6 +28,7 @@ struct mmu_page {
     bool writable;      /* by this kind of access, and the dirty bit is set */
     bool executable;    /* by this kind of access */
     bool global;
+    bool has_key; /* a protection key other than 0 */
 };
 
 /*
@@ -45,8 +46,9 @@ bool mmu_walk_quietly(struct soft_cpu *cpu, uint64_t la, uint64_t *gpa);
 struct page_info {
     uint32_t generation; /* atomic: counts invalidations of code */
     uint32_t
-        translated; /* atomic, a bit for a vCPU (its number modulo 32): it has translated code */
-    uint64_t lines; /* atomic: 64-byte lines that hold decoded code */
+        translated;   /* atomic, a bit for a vCPU (its number modulo 32): it has translated code */
+    uint64_t lines;   /* atomic: 64-byte lines that hold decoded code */
+    uint32_t watched; /* atomic: writes yet to come that are looked at one by one: pages.c */
 };
 
 struct page_region {
@@ -141,6 +143,7 @@ struct tlb_sets {
     struct tlb_space *space; /* the current one */
     enum tlb_kind kind;
     bool always_slow; /* alignment checks or data breakpoints are on */
+    bool has_keys;    /* there may be translations of pages with keys other than 0 */
     uint64_t uses, serials;
     uint64_t global_serial; /* the same for code in global pages */
     struct code_filters global_code;

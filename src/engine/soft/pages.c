@@ -94,12 +94,30 @@ static void drop_translated(struct soft_vm *vm, struct soft_cpu *by, uint64_t gp
     }
 }
 
+/*
+ * Where code is made again and again (a JIT's pages, code that modifies itself), to give the page
+ * write tags after each change and to take them from all vCPUs at the next execution costs far more
+ * than to look at each write. So a page that has changed some times is watched for a while.
+ */
+#define WATCH_CHANGES 8u
+#define WATCH_WRITES  256u
+
+static bool is_watched(struct page_info *info)
+{
+    uint32_t left = __atomic_load_n(&info->watched, __ATOMIC_RELAXED);
+    if (left == 0)
+        return false;
+    __atomic_store_n(&info->watched, left - 1, __ATOMIC_RELAXED); /* about so many */
+    return true;
+}
+
 static void invalidate(struct soft_vm *vm, struct soft_cpu *by, struct page_region *r,
                        uint64_t page)
 {
     struct page_info *info = &r->info[page];
     __atomic_store_n(&info->lines, 0, __ATOMIC_SEQ_CST);
-    __atomic_fetch_add(&info->generation, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_fetch_add(&info->generation, 1, __ATOMIC_SEQ_CST) >= WATCH_CHANGES)
+        __atomic_store_n(&info->watched, WATCH_WRITES, __ATOMIC_RELAXED);
     uint32_t who = __atomic_exchange_n(&info->translated, 0, __ATOMIC_SEQ_CST);
     if (who)
         drop_translated(vm, by, r->region->base.a + page * PAGE_BYTES, who);
@@ -149,6 +167,8 @@ bool pages_allow_fast_write(struct soft_cpu *cpu, struct page_region *r, uint64_
     struct code_pages *pages = cpu->vm->code;
     uint64_t page = offset / PAGE_BYTES;
     uint64_t *tagged = cpu->tlb->sets->tagged[r - pages->regions];
+    if (is_watched(&r->info[page]))
+        return false;
     /* Noted first, then looked: the decoder sets the bits first and then looks who has noted. */
     uint64_t bit = 1ULL << (page % 64);
     if (!(__atomic_load_n(&tagged[page / 64], __ATOMIC_RELAXED) & bit))

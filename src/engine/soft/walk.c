@@ -262,6 +262,7 @@ bool mmu_walk(struct soft_cpu *cpu, uint64_t la, struct mmu_access access, struc
             continue;
         page->gpa = leaf_address(&p, &w, la);
         page->page_size = 1ULL << w.page_bits;
+        page->has_key = cpu->cr4 & CR4_PKE && w.user && w.leaf >> 59 & 15;
         page->global = w.leaf & PTE_G && cpu->cr4 & CR4_PGE;
         /* The first write of an entry whose dirty bit is clear must come here to set it. */
         page->writable &= access.write || w.leaf & PTE_D;
