@@ -59,12 +59,42 @@ static void put32(uint32_t value)
         put(value >> (8 * i));
 }
 
-/* Registers that hold addresses, and those that anything is done with. */
-static const uint8_t pointers[] = {CPU_RBX, CPU_RBP, CPU_RSI, CPU_RDI, CPU_R8, CPU_R10};
+static bool code32; /* in compatibility mode; else of 64 bits */
+
+/* Registers that hold addresses, and those that anything is done with: the first ones are those of
+ * 32-bit code. */
+static const uint8_t pointers[] = {CPU_RBX, CPU_RBP, CPU_RSI, CPU_R8, CPU_R10, CPU_RDI};
 static const uint8_t values[] = {CPU_RAX, CPU_RCX, CPU_RDX, CPU_R9,
                                  CPU_R11, CPU_R12, CPU_R13, CPU_R14};
 
 #define PICK(list) (list)[below(sizeof(list) / sizeof((list)[0]))]
+
+static unsigned a_pointer(void)
+{
+    return pointers[below(code32 ? 3 : sizeof(pointers))];
+}
+
+static unsigned a_value(void)
+{
+    return values[below(code32 ? 3 : sizeof(values))];
+}
+
+static unsigned a_vector(void)
+{
+    return below(code32 ? 8 : 16);
+}
+
+/* That counts the rounds. */
+static unsigned counter(void)
+{
+    return code32 ? CPU_RDI : CPU_R15;
+}
+
+static void put_rex(unsigned rex)
+{
+    if (!code32)
+        put(0x40u | rex);
+}
 
 /* The pointers of the code at hand are few, so that accesses share them. */
 static uint8_t favourites[2];
@@ -72,27 +102,33 @@ static uint8_t favourites[2];
 static unsigned pick_pointer(void)
 {
     unsigned n = below(8);
-    return n == 0 ? PICK(pointers) : n == 1 ? CPU_RSP : favourites[n & 1];
+    return n == 0 ? a_pointer() : n == 1 ? CPU_RSP : favourites[n & 1];
 }
+
+/* ES, FS, GS, CS, DS, SS: set_segments() */
+static const uint8_t segments[] = {0x26, 0x26, 0x64, 0x64, 0x65, 0x2e, 0x3e, 0x36};
 
 /* An opcode, its legacy prefix before REX, with memory for r/m. escape: 0, 0x0f, 0x0f38. */
 static void put_memory(unsigned prefix, bool wide, unsigned escape, unsigned opcode, unsigned reg)
 {
     unsigned base = pick_pointer();
-    unsigned index = one_in(6) ? CPU_R15 : CPU_RSP; /* R15 counts the rounds */
+    unsigned index = one_in(6) ? counter() : CPU_RSP;
     bool relative = one_in(12);
     if (prefix)
         put(prefix);
-    unsigned rex = 0x40u | (wide ? 8u : 0) | (reg >> 3 & 1) << 2;
-    put(relative ? rex : rex | (index >> 3 & 1) << 1 | (base >> 3 & 1));
+    if (code32 && one_in(16))
+        put(PICK(segments));
+    unsigned rex = (wide ? 8u : 0) | (reg >> 3 & 1) << 2;
+    put_rex(relative ? rex : rex | (index >> 3 & 1) << 1 | (base >> 3 & 1));
     if (escape)
         put(0x0f);
     if (escape > 0xff)
         put(escape);
     put(opcode);
-    if (relative) { /* from the next instruction: an immediate of one byte moves it, no harm */
+    /* From the next instruction in 64-bit code: an immediate of one byte moves it, no harm. */
+    if (relative) {
         put((reg & 7) << 3 | 5);
-        put32(SCRATCH + 8 * below(16) - (CODE + len + 4));
+        put32(SCRATCH + 8 * below(16) - (code32 ? 0 : CODE + len + 4));
         return;
     }
     bool far = one_in(4);
@@ -109,7 +145,7 @@ static void put_registers(unsigned prefix, bool wide, unsigned escape, unsigned 
 {
     if (prefix)
         put(prefix);
-    put(0x40u | (wide ? 8u : 0) | (reg >> 3 & 1) << 2 | (rm >> 3 & 1));
+    put_rex((wide ? 8u : 0) | (reg >> 3 & 1) << 2 | (rm >> 3 & 1));
     if (escape)
         put(0x0f);
     put(opcode);
@@ -117,10 +153,10 @@ static void put_registers(unsigned prefix, bool wide, unsigned escape, unsigned 
 }
 
 /* Flags that the manual leaves undefined are not the same in both tiers: cmp %r14, %r13 defines
- * them. */
+ * them; cmp %ecx, %eax. */
 static void define_flags(void)
 {
-    put_registers(0, true, 0, 0x39, CPU_R14, CPU_R13);
+    put_registers(0, true, 0, 0x39, code32 ? CPU_RCX : CPU_R14, code32 ? CPU_RAX : CPU_R13);
 }
 
 static void put_integer(void)
@@ -132,8 +168,10 @@ static void put_integer(void)
     static const uint8_t escaped[] = {0x40, 0x44, 0x4d, 0xa5, 0xad, 0xaf, 0xb0, 0xb1, 0xb6,
                                       0xb7, 0xb8, 0xbc, 0xbd, 0xbe, 0xbf, 0xc1, 0x94, 0x9c};
     bool wide = one_in(2), memory = !one_in(4);
-    unsigned reg = PICK(values), escape = one_in(4) ? 0x0f : 0;
+    unsigned reg = a_value(), escape = one_in(4) ? 0x0f : 0;
     unsigned opcode = escape ? PICK(escaped) : PICK(plain);
+    if (code32 && !escape && !(opcode & 1) && one_in(3))
+        reg += 4; /* AH, CH, DH */
     unsigned prefix = one_in(8) ? 0x66 : 0;
     if (escape && opcode == 0xb8)
         prefix = 0xf3; /* POPCNT */
@@ -142,7 +180,7 @@ static void put_integer(void)
     if (memory)
         put_memory(prefix, wide, escape, opcode, reg);
     else if (opcode != 0x8d)
-        put_registers(prefix, wide, escape, opcode, reg, PICK(values));
+        put_registers(prefix, wide, escape, opcode, reg, a_value());
     if (escape && (opcode == 0xa5 || opcode == 0xad || opcode == 0xaf || (opcode | 1) == 0xbd))
         define_flags();
 }
@@ -154,12 +192,18 @@ static void put_unary(void)
                                      0xd14, 0xd15, 0xd17, 0xd10, 0xd34, 0xd35, 0xd33};
     unsigned pick = PICK(unary), opcode = pick >> 4, reg = pick & 15;
     bool divides = opcode == 0xf7 && reg >= 6;
+    if (code32 && one_in(3)) { /* inc, dec in one byte */
+        if (one_in(4))
+            put(0x66);
+        put((one_in(2) ? 0x40u : 0x48u) + (one_in(4) ? pick_pointer() : a_value()));
+        return;
+    }
     if (divides) /* a dividend that may well do: xor %edx, %edx */
         put_registers(0, false, 0, 0x31, CPU_RDX, CPU_RDX);
     if (one_in(2))
         put_memory(0, one_in(2), 0, opcode, reg);
     else
-        put_registers(0, one_in(2), 0, opcode, reg, PICK(values));
+        put_registers(0, one_in(2), 0, opcode, reg, a_value());
     if ((opcode == 0xf7 && reg >= 4) || opcode == 0xd1 || opcode == 0xd3)
         define_flags();
 }
@@ -172,12 +216,12 @@ static void put_vector(void)
                                        0x66d6, 0xf36f, 0xf37f, 0x666f, 0x667f, 0xf22a, 0xf22d};
     unsigned pick = PICK(vectors), prefix = pick >> 8, opcode = pick & 0xff;
     bool general = opcode == 0x6e || opcode == 0x7e || opcode == 0x2a || opcode == 0x2d;
-    unsigned reg = opcode == 0x2d ? PICK(values) : below(16);
+    unsigned reg = opcode == 0x2d ? a_value() : a_vector();
     if (!one_in(4))
         put_memory(prefix, one_in(2) && opcode != 0xd6, 0x0f, opcode, reg);
     else
         put_registers(prefix, one_in(2) && opcode != 0xd6, 0x0f, opcode, reg,
-                      general && opcode != 0x2d ? PICK(values) : below(16));
+                      general && opcode != 0x2d ? a_value() : a_vector());
 }
 
 static void put_x87(void)
@@ -199,18 +243,18 @@ static void put_x87(void)
 
 static void put_stack(void)
 {
-    unsigned reg = one_in(4) ? PICK(pointers) : PICK(values);
-    switch (below(8)) {
+    unsigned reg = one_in(4) ? a_pointer() : a_value();
+    switch (below(10)) {
     case 0:
     case 1:
     case 2:
-        put(0x40u | reg >> 3);
+        put_rex(reg >> 3);
         put(0x50u | (reg & 7));
         break;
     case 3:
     case 4:
-        reg = PICK(values);
-        put(0x40u | reg >> 3);
+        reg = a_value();
+        put_rex(reg >> 3);
         put(0x58u | (reg & 7));
         break;
     case 5: /* push $ */
@@ -221,6 +265,15 @@ static void put_stack(void)
         put_registers(0, true, 0, 0x83, one_in(2) ? 0 : 5, CPU_RSP);
         put(8 * below(4));
         break;
+    case 7: /* push of memory */
+        put_memory(0, false, 0, 0xff, 6);
+        break;
+    case 8: /* leave */
+        if (one_in(8)) {
+            put(0xc9);
+            break;
+        }
+        /* fall through */
     default: /* pushf: by its handler */
         put(0x9c);
         break;
@@ -231,9 +284,9 @@ static void put_pointer(void)
 {
     unsigned reg = pick_pointer();
     if (one_in(3)) {
-        put_registers(0, true, 0, 0x89, PICK(pointers), PICK(pointers));
+        put_registers(0, true, 0, 0x89, a_pointer(), a_pointer());
     } else if (one_in(2)) { /* lea disp8(reg), reg */
-        put(0x48u | (reg >> 3) << 2 | reg >> 3);
+        put_rex(8u | (reg >> 3) << 2 | reg >> 3);
         put(0x8d);
         put(0x40u | (reg & 7) << 3 | 4);
         put(0x20u | (reg & 7));
@@ -250,11 +303,41 @@ static void put_call(void)
     put32(FUNCTION - (CODE + len + 4));
 }
 
+/* mov of the accumulator and memory at an address that is in the instruction */
+static void put_moffs(void)
+{
+    uint64_t address = SCRATCH + 8 * below(16);
+    if (code32 && one_in(3))
+        put(PICK(segments));
+    put(0xa0u + below(4));
+    put32((uint32_t)address);
+    if (!code32)
+        put32((uint32_t)(address >> 32));
+}
+
+/* Segments become null: ES, GS, FS, and with DS hardly anything can follow. */
+static void put_null_segment(void)
+{
+    static const uint8_t selectors[] = {0xc0, 0xe0, 0xe8, 0xd8};
+    put(0x31); /* xor %eax, %eax */
+    put(0xc0);
+    put(0x8e); /* mov %eax, segment */
+    put(selectors[below(4)]);
+}
+
 static bool with_x87;
 
 static void put_one(void)
 {
     uint32_t n = below(with_x87 ? 24 : 20);
+    if (one_in(20)) {
+        put_moffs();
+        return;
+    }
+    if (code32 && one_in(200)) {
+        put_null_segment();
+        return;
+    }
     if (n < 9)
         put_integer();
     else if (n < 11)
@@ -278,8 +361,8 @@ static void put_bytes(uint64_t gpa, const uint8_t *bytes, size_t count)
 
 static void finish_loop(void)
 {
-    put_registers(0, true, 0, 0xff, 1, CPU_R15); /* dec %r15 */
-    put(0x0f);                                   /* jnz CODE */
+    put_registers(0, true, 0, 0xff, 1, counter()); /* dec */
+    put(0x0f);                                     /* jnz CODE */
     put(0x85);
     put32(0u - (len + 4));
     put(0xe6); /* out %al, $0x80: the end */
@@ -292,12 +375,17 @@ static void make_loop(void)
 {
     /* push %rbx; mov 16(%rsp), %r12; pop %r9; ret */
     static const uint8_t function[] = {0x53, 0x4c, 0x8b, 0x64, 0x24, 0x10, 0x41, 0x59, 0xc3};
+    /* push %ebx; mov 8(%esp), %edx; pop %ecx; ret */
+    static const uint8_t function32[] = {0x53, 0x8b, 0x54, 0x24, 8, 0x59, 0xc3};
     len = 0;
-    favourites[0] = PICK(pointers);
-    favourites[1] = PICK(pointers);
+    favourites[0] = (uint8_t)a_pointer();
+    favourites[1] = (uint8_t)a_pointer();
     for (unsigned n = 3 + below(40); n > 0; n--)
         put_one();
-    put_bytes(FUNCTION, function, sizeof(function));
+    if (code32)
+        put_bytes(FUNCTION, function32, sizeof(function32));
+    else
+        put_bytes(FUNCTION, function, sizeof(function));
     finish_loop();
 }
 
@@ -312,9 +400,19 @@ struct state {
 
 static struct state start, first, second;
 
+/* FS has a base, GS a limit. */
+static void set_segments(void)
+{
+    cpu->efer = CPU_EFER_LME | CPU_EFER_LMA;
+    cpu->seg[SEG_FS].base = 0x40;
+    cpu->seg[SEG_GS].limit = DATA + 0x7fff;
+}
+
 static void map_pages(void)
 {
-    test_mode(cpu, 64, 3);
+    test_mode(cpu, code32 ? 32 : 64, 3);
+    if (code32)
+        set_segments();
     memset(guest.ram + TABLES, 0, 0x5000);
     test_put(guest.ram, TABLES, (TABLES + 0x1000) | PTE, 8);
     test_put(guest.ram, TABLES + 0x1000, (TABLES + 0x2000) | PTE, 8);
@@ -349,7 +447,7 @@ static void make_start(void)
     for (unsigned i = 0; i < sizeof(pointers); i++)
         start.gpr[pointers[i]] = random_address();
     start.gpr[CPU_RSP] = STACK + 8 * below(600);
-    start.gpr[CPU_R15] = ROUNDS;
+    start.gpr[counter()] = ROUNDS;
     start.rip = CODE;
     start.rflags = RFLAGS_FIXED | RFLAGS_IOPL | (below(4096) & RFLAGS_ARITH);
     start.fpu = cpu->fpu;
@@ -397,7 +495,9 @@ static bool same(bool exact)
     uint64_t flags = faulted && !exact ? ~RFLAGS_ARITH : ~0ULL;
     bool good = true;
     for (unsigned i = 0; i < 16; i++) {
-        if (first.gpr[i] == second.gpr[i])
+        /* 32-bit code does not see more. */
+        uint64_t seen = code32 && i < 8 ? UINT32_MAX : UINT64_MAX;
+        if (((first.gpr[i] ^ second.gpr[i]) & seen) == 0)
             continue;
         printf("# register %u: %#llx, translated %#llx\n", i, (unsigned long long)first.gpr[i],
                (unsigned long long)second.gpr[i]);
@@ -484,15 +584,17 @@ static void test_random(unsigned count)
         {", forgetting the code",        {.runs = 2, .flush_every = 3}},
     };
     for (unsigned i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
-        for (unsigned x87 = 0; x87 < 2; x87++) {
-            with_x87 = x87;
+        for (unsigned kind = 0; kind < 4; kind++) {
+            with_x87 = kind & 1;
+            code32 = kind & 2;
             char name[80];
-            snprintf(name, sizeof(name), "random loops%s%s", x87 ? " with x87 code" : "",
-                     modes[i].title);
+            snprintf(name, sizeof(name), "random loops of %u bits%s%s", code32 ? 32 : 64,
+                     with_x87 ? " with x87 code" : "", modes[i].title);
             ok(random_loops(count, &modes[i].options), name);
         }
     }
-    unsigned all = count * 2 * (unsigned)(sizeof(modes) / sizeof(modes[0]));
+    code32 = false;
+    unsigned all = count * 4 * (unsigned)(sizeof(modes) / sizeof(modes[0]));
     printf("# %u of %u end by a fault\n", faults, all);
     ok(faults > all / 20 && faults < all - all / 20, "some end by a fault");
 }
