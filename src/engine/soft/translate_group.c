@@ -38,6 +38,7 @@ static unsigned implied(const struct insn *insn)
     case OP_CMPXCHG:
     case OP_CBW:
     case OP_LAHF:
+    case OP_X87_FNSTSW_AX:
         return BIT(CPU_RAX);
     case OP_XCHG:
         return insn->opcode->form == FORM_OPREG ? BIT(CPU_RAX) : 0;

@@ -328,7 +328,7 @@ static void put_integer(struct code *c)
 static void put_special(struct code *c)
 {
     unsigned page = below(DATA_PAGES), reg = one_in(2) ? 0 : 2;
-    switch (below(12)) {
+    switch (below(13)) {
     case 0: /* a page goes, or becomes one to be read: PUSHF; ANDB; POPF; INVLPG */
         PUT(c, 0x9c, 0x80, 0x24, 0x25);
         put32(c, PAGES + 8 * ((DATA >> 12) + page));
@@ -371,6 +371,11 @@ static void put_special(struct code *c)
         break;
     case 10: /* out %al, $ */
         PUT(c, 0xe6, PORT);
+        break;
+    case 11: /* mov $, %eax; mov %ecx, 4(%rax); fnstsw %ax; mov %ecx, 8(%rax) */
+        PUT(c, 0xb8);
+        put32(c, LOG + LOG_BYTES / 2);
+        PUT(c, 0x89, 0x48, 4, 0xdf, 0xe0, 0x89, 0x48, 8);
         break;
     default: /* fwait */
         PUT(c, 0x9b);
