@@ -109,7 +109,7 @@ static bool may_be_large(const struct page_filter *f, uint64_t la)
 static unsigned size_index(uint64_t bytes)
 {
     unsigned size = 0;
-    while (bytes >> large_shifts[size] != 1)
+    while (size < LARGE_SIZES - 1 && bytes >> large_shifts[size] != 1)
         size++;
     return size;
 }
