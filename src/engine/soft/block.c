@@ -208,7 +208,7 @@ static struct block *make(struct soft_cpu *cpu, struct fetch *f, uint32_t mode)
     b->gpa = f->page + offset;
     b->rip = cpu->rip;
     b->mode = mode;
-    b->code = b->indirect = b->stale = NULL;
+    b->code = b->saved = b->indirect = b->stale = b->stale_saved = NULL;
     b->runs = 0;
     b->current = generation ? generation : &no_page;
     b->generation = before;

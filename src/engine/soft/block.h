@@ -27,8 +27,10 @@ struct block {
     const uint32_t *current; /* and where that is counted */
     struct block *next;      /* same hash */
     const uint8_t *code;     /* translated: NULL, or its entry. translate.h */
-    const uint8_t *indirect; /* entry of indirect branches, which checks R10 */
-    uint8_t *stale;          /* where the entry leads when the page has changed */
+    const uint8_t *saved;    /* another entry, with the flags in memory */
+    const uint8_t *indirect; /* entry of indirect branches: like saved, but checks R10 */
+    uint8_t *stale;          /* where the entry leads when the page has changed, */
+    uint8_t *stale_saved;    /* and that with the flags in memory, where it has code of its own */
     struct block *same_page; /* in the translator's list */
     uint32_t runs;           /* in the first tier; or TRANSLATE_NEVER */
     uint8_t last_vector;     /* the last instruction on the vector or x87 registers */

@@ -312,12 +312,13 @@ struct soft_cpu {
         uint64_t target;   /* of an indirect call while its return address is stored */
         const void *miss;  /* what jumps to nowhere find */
         /* Code between translated code and C, in translate.c. */
-        uintptr_t exit_host, exit_saved, exit_link, slow_host, slow_saved;
+        uintptr_t exit_host, exit_saved, exit_link, exit_link_saved, slow_host, slow_saved;
         /* Functions: the vector and x87 registers to soft_cpu.fpu, the host's MXCSR and an empty
          * x87 unit in their place; and back. */
         uintptr_t store_vectors, load_vectors;
         uint32_t host_mxcsr;
         uint16_t control;   /* what FLDCW is about to load */
+        uint8_t link_saved; /* exit_link_saved it was */
         uint8_t vectors;    /* enum vectors: registers that hold the guest's state */
         uint32_t attention; /* atomic: events may be pending; translated code leaves */
         uint32_t indirect;  /* the last indirect branch: offset of its insn in the arena */

@@ -115,7 +115,8 @@ enum step {
         [ymm_hi] "i"(GS(fpu.ymm_hi)), [x87] "i"(GS(fpu.x87)), [fop] "i"(GS(fpu.x87) + X87_FOP),    \
         [fip] "i"(GS(fpu.x87) + X87_FIP), [fdp] "i"(GS(fpu.x87) + X87_FDP),                        \
         [mxcsr] "i"(GS(fpu.x87) + X87_MXCSR), [mxcsr_mask] "i"(GS(fpu.x87) + X87_MXCSR_MASK),      \
-        [host_mxcsr] "i"(GS(translated.host_mxcsr)), [jumps] "i"(GS_CONTEXT(jumps))
+        [host_mxcsr] "i"(GS(translated.host_mxcsr)), [jumps] "i"(GS_CONTEXT(jumps)),               \
+        [link_saved] "i"(GS(translated.link_saved))
 
 /* The guest's registers but for the vector ones are in memory: do as translate_step() says. */
 #define STEP                                                                                       \
@@ -255,7 +256,18 @@ NAKED static void thunk_exit_saved(void)
 NAKED static void thunk_exit_link(void)
 {
     __asm__ volatile(SAVE_FLAGS_AND_RAX SAVE_REGISTERS "movq %%r10, %%gs:%c[rip]\n\t"
+                                                       "movb $0, %%gs:%c[link_saved]\n\t"
                                                        "movq %%r11, %%rax\n\t" RETURN
+                     :
+                     : FIELDS);
+}
+
+/* The same with the flags in memory. */
+NAKED static void thunk_exit_link_saved(void)
+{
+    __asm__ volatile("movq %%rax, %%gs:%c[gpr]\n\t" SAVE_REGISTERS "movq %%r10, %%gs:%c[rip]\n\t"
+                     "movb $1, %%gs:%c[link_saved]\n\t"
+                     "movq %%r11, %%rax\n\t" RETURN
                      :
                      : FIELDS);
 }
@@ -453,8 +465,8 @@ static void connect(struct soft_cpu *cpu, const struct block *block)
     struct translator *t = cpu->blocks->translator;
     uint8_t *displacement = t->left_at;
     if (displacement) {
-        emit_lead(t->writable + (displacement - t->executable),
-                  t->writable + (block->code - t->executable));
+        const uint8_t *entry = cpu->translated.link_saved ? block->saved : block->code;
+        emit_lead(translate_writable(t, displacement), translate_writable(t, entry));
         t->stats.links++;
     } else {
         mmu_set_jump(cpu, block->rip, block->indirect);
@@ -499,9 +511,11 @@ void translate_drop(struct soft_cpu *cpu, uint64_t gpa)
             link = &b->same_page;
             continue;
         }
-        uint8_t *entry = t->writable + (b->code - t->executable);
+        uint8_t *entry = translate_writable(t, b->code);
         emit8(&(struct emit){entry}, 0xe9);
         emit_lead(entry + 1, b->stale);
+        if (b->stale_saved) /* a jump it is already */
+            emit_lead(translate_writable(t, b->saved) + 1, b->stale_saved);
         b->code = NULL;
         b->runs = TRANSLATE_NEVER; /* the block is stale itself */
         t->stats.dropped++;
@@ -623,6 +637,7 @@ int translate_init(struct soft_cpu *cpu, struct err *err)
     x->exit_host = (uintptr_t)thunk_exit_host;
     x->exit_saved = (uintptr_t)thunk_exit_saved;
     x->exit_link = (uintptr_t)thunk_exit_link;
+    x->exit_link_saved = (uintptr_t)thunk_exit_link_saved;
     x->slow_host = (uintptr_t)thunk_slow_host;
     x->slow_saved = (uintptr_t)thunk_slow_saved;
     x->miss = (const void *)x->exit_saved;

@@ -5,6 +5,7 @@
  * for its handler. Then, backwards, which flags matter before each. Then the code, forwards:
  *
  *     indirect entry: is R10 the block's address? else leave
+ *     saved entry:    the flags are in memory
  *     entry:          instructions ...
  *                     branch: jumps within the page, jumps through the table of the context
  *     slow paths:     one for each access, and each handler
@@ -42,6 +43,7 @@ struct stub {
     const struct translate_group *group; /* whose accesses look one by one there */
     bool host_after, saved_after;        /* and where flags must be where that resumes */
     bool vectors_before, x87_before;
+    bool host; /* of a link: flags are in the host's register, else in memory */
 };
 
 struct job {
@@ -162,7 +164,8 @@ static struct stub *add_stub(struct job *job, enum stub_kind kind, uint8_t *from
 {
     assert(job->stub_count < STUBS);
     struct stub *stub = &job->stubs[job->stub_count++];
-    *stub = (struct stub){.kind = (uint8_t)kind, .from = from, .saved = job->saved_valid};
+    *stub = (struct stub){
+        .kind = (uint8_t)kind, .from = from, .saved = job->saved_valid, .host = job->host_valid};
     return stub;
 }
 
@@ -744,8 +747,6 @@ static void emit_goto(struct job *job, uint64_t rip)
         emit_through_table(job, rip);
         return;
     }
-    if (!job->host_valid && !flags_dead_at(job, rip))
-        restore_flags(job);
     add_stub(job, STUB_LINK, emit_jmp(job->e))->rip = rip;
 }
 
@@ -1111,17 +1112,70 @@ static void emit_insns(struct job *job)
     }
 }
 
-/* Flags are in memory where it is reached. */
-static void emit_indirect_entry(struct job *job)
+/*
+ * Are the flags that the block is entered with, and that matter, first of all to be given up? Then
+ * they had better be in memory.
+ */
+static bool wants_flags_saved(const struct job *job)
+{
+    if (job->live[0] && job->t->count) /* emit_clock() */
+        return true;
+    for (unsigned i = 0; i < job->block->count && job->live[i]; i++) {
+        const struct insn *insn = &job->block->insns[i];
+        switch ((enum way)job->way[i]) {
+        case WAY_NOTHING:
+        case WAY_LEA:
+            break;
+        case WAY_COPY:
+        case WAY_STEP:
+            if (job->flags[i].read || job->flags[i].written)
+                return false;
+            break;
+        case WAY_VECTOR: /* it looks where its registers are */
+        case WAY_X87:
+            return true;
+        case WAY_JCC:
+        case WAY_JMP:
+        case WAY_END:
+            return (int)i == job->poll;
+        default:
+            return insn->op != OP_FALL_THROUGH;
+        }
+        if ((int)i == job->poll)
+            return true;
+    }
+    return false;
+}
+
+/*
+ * The three entries; of the indirect one the flags are in memory, as of the saved one. Where the
+ * block wants them there, the entry with flags in the host's register saves them, and the others
+ * jump behind that.
+ */
+static void emit_entries(struct job *job)
 {
     struct emit *e = job->e;
+    struct block *block = job->block;
+    bool keep = wants_flags_saved(job);
+    uint8_t *behind = NULL;
     job->host_valid = false;
     job->saved_valid = true;
-    emit_mov_imm(e, R11, job->block->rip);
+    block->indirect = translate_executable(job->t, e->at);
+    emit_mov_imm(e, R11, block->rip);
     emit_bytes(e, (const uint8_t[]){0x4d, 0x39, 0xda}, 3); /* cmp %r11, %r10 */
     add_stub(job, STUB_EXIT, emit_jcc(e, CONDITION_NE));
-    if (job->live[0])
+    block->saved = translate_executable(job->t, e->at);
+    if (keep)
+        behind = emit_jmp(e);
+    else if (job->live[0])
         restore_flags(job);
+    block->code = translate_executable(job->t, e->at);
+    if (keep) {
+        save_flags(job);
+        emit_lead(behind, e->at);
+    }
+    job->host_valid = !keep;
+    job->saved_valid = keep;
 }
 
 static void emit_stub(struct job *job, struct stub *stub)
@@ -1148,7 +1202,7 @@ static void emit_stub(struct job *job, struct stub *stub)
         emit8(e, 0x1d);
         emit32(e, 0);
         emit_lead(e->at - 4, stub->from);
-        emit_jmp_gs(e, GS(translated.exit_link));
+        emit_jmp_gs(e, stub->host ? GS(translated.exit_link) : GS(translated.exit_link_saved));
         break;
     case STUB_EXIT:
         if (stub->uncount)
@@ -1183,18 +1237,16 @@ bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit
                       .e = e,
                       .code32 = code32,
                       .word = code32 ? 4 : 8};
-    uint8_t *start = e->at;
     analyse(&job);
     if (!is_worth(&job))
         return false;
-    emit_indirect_entry(&job);
-    uint8_t *entry = e->at;
-    job.host_valid = true;
-    job.saved_valid = false;
-    if (job.t->count)
-        emit_clock(&job);
     job.poll = needs_poll(&job) ? (int)poll_place(&job) : -1;
     job.group_count = translate_groups(block, job.way, code32, job.groups, job.offset);
+    emit_entries(&job);
+    bool keeps = job.saved_valid;
+    const uint8_t *entry = translate_writable(job.t, block->code);
+    if (job.t->count)
+        emit_clock(&job);
     emit_insns(&job);
     if (e->at < entry + 5) /* room for a jump */
         emit_bytes(e, (const uint8_t[]){0x90, 0x90, 0x90, 0x90, 0x90}, 5);
@@ -1206,7 +1258,11 @@ bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit
     block->stale = e->at;
     emit_mov_imm(e, R10, block->rip);
     emit_jmp_gs(e, GS(translated.exit_host));
-    block->code = translate_executable(job.t, entry);
-    block->indirect = translate_executable(job.t, start);
+    block->stale_saved = NULL;
+    if (keeps) {
+        block->stale_saved = e->at;
+        emit_mov_imm(e, R10, block->rip);
+        emit_jmp_gs(e, GS(translated.exit_saved));
+    }
     return true;
 }

@@ -35,6 +35,11 @@ static inline const uint8_t *translate_executable(const struct translator *t, co
     return t->executable + (at - t->writable);
 }
 
+static inline uint8_t *translate_writable(const struct translator *t, const uint8_t *at)
+{
+    return t->writable + (at - t->executable);
+}
+
 /* soft_translated.vectors: what instructions may run on the host's vector and x87 registers now. */
 enum vectors {
     VECTORS_SSE = 1,
