@@ -511,12 +511,12 @@ static bool same(bool exact)
                (unsigned long long)second.rflags, (unsigned long long)second.count);
         good = false;
     }
-    if (memcmp(&first.fpu, &second.fpu, sizeof(first.fpu)) != 0) {
-        for (unsigned i = 0; i < sizeof(first.fpu); i++) {
-            if (((uint8_t *)&first.fpu)[i] != ((uint8_t *)&second.fpu)[i])
-                printf("# FPU state, byte %u: %02x, translated %02x\n", i,
-                       ((uint8_t *)&first.fpu)[i], ((uint8_t *)&second.fpu)[i]);
-        }
+    const uint8_t *by_first = (const uint8_t *)&first.fpu,
+                  *by_second = (const uint8_t *)&second.fpu;
+    for (unsigned i = 0; i < sizeof(first.fpu); i++) {
+        if (by_first[i] == by_second[i])
+            continue;
+        printf("# FPU state, byte %u: %02x, translated %02x\n", i, by_first[i], by_second[i]);
         good = false;
     }
     for (unsigned i = 0; i < sizeof(first.data); i++) {
