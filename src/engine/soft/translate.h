@@ -15,8 +15,8 @@
  *     R11: these are scratch, and the guest's are in soft_cpu.gpr, at %gs:. Signals must not come
  *     to the thread, which has no host stack then;
  *   - the guest's arithmetic flags are in the host's, or in soft_cpu.translated.flags, or in both.
- *     What may follow decides that statically; at a direct entry they are in the host's, at an
- *     indirect one in memory;
+ *     What may follow decides that statically; a block has entries for either, and that of indirect
+ *     branches is of flags in memory;
  *   - of 32-bit code, addresses are cut to 32 bits, and what is encoded otherwise in 64-bit code is
  *     encoded anew (translate_class.c). That CS, DS and SS are flat is part of a block's key; that
  *     ES, FS and GS are is looked at. A context is of 64-bit code or of others, so that no jump
