@@ -14,34 +14,38 @@
 #include "engine/soft/translate.h"
 
 /* Linear and physical addresses. */
-#define TABLES      0x10000u
-#define PAGES       (TABLES + 0x3000) /* the page tables themselves: an entry a page from 0 */
-#define CODE        0x200000u
-#define HANDLERS    0x210000u
-#define DATA        0x220000u
-#define DATA_PAGES  8u
-#define STACK       0x22f000u
-#define CONSTANTS   0x23e000u /* control words */
-#define VARIABLES   0x23f000u
-#define LOG         0x240000u /* an entry an exception, in a circle */
-#define LOG_BYTES   0x40000u
-#define ALL_BYTES   (LOG + LOG_BYTES - CODE)
+#define TABLES     0x10000u
+#define PAGES      (TABLES + 0x3000) /* the page tables themselves: an entry a page from 0 */
+#define CODE       0x200000u
+#define HANDLERS   0x210000u
+#define DATA       0x220000u
+#define DATA_PAGES 8u
+#define STACK      0x22f000u
+#define CONSTANTS  0x23e000u /* control words */
+#define VARIABLES  0x23f000u
+#define LOG        0x240000u /* an entry an exception, in a circle */
+#define LOG_BYTES  0x40000u
+#define ALL_BYTES  (LOG + LOG_BYTES - CODE)
 
-#define PTE         3u
-#define PTE_P       1u
-#define DEVICE      0x50000000u
-#define FS_BASE     0x40u
-#define SEL_CODE    8u /* 64 bits, the handlers' */
-#define SEL_DATA    16u
-#define SEL_CODE32  24u
-#define SEL_FS      32u
-#define PORT        0xe0u /* kicks: vcpu_run() returns */
-#define HLT         0xf4u
+#define PTE        3u
+#define PTE_P      1u
+#define DEVICE     0x50000000u
+#define FS_BASE    0x40u
+#define SEL_CODE   8u /* 64 bits, the handlers' */
+#define SEL_DATA   16u
+#define SEL_CODE32 24u
+#define SEL_FS     32u
+#define PORT       0xe0u /* kicks: vcpu_run() returns */
+#define HLT        0xf4u
 
-#define INSNS_MAX   80u
-#define ROUNDS      6u
-#define CODE_MAX    (INSNS_MAX * 32u)
-#define CASES       400u
+#define INSNS_MAX  80u
+#define ROUNDS     6u
+#define CODE_MAX   (INSNS_MAX * 32u)
+#ifdef __SANITIZE_THREAD__
+#define CASES 40u /* slow there, and there is but one thread */
+#else
+#define CASES 400u
+#endif
 #define VAR_COUNTER (VARIABLES + 0)
 #define VAR_LOG     (VARIABLES + 8)
 
