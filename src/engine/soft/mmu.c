@@ -8,8 +8,8 @@
  * current set. A set remembers which of its entries it has filled, so that a flush costs no more
  * than the fills before it did.
  *
- * Global pages are kept in each space like others and may go with it: the architecture lets a TLB
- * forget at any time.
+ * Global pages are kept in each space like others, but stay where the space is flushed for CR3. The
+ * space may go with them: the architecture lets a TLB forget at any time.
  */
 #include "engine/soft/mmu.h"
 
@@ -27,8 +27,8 @@
 
 /* tlb_entry.physical, below the page's address */
 #define TLB_GLOBAL 1u
-#define TLB_SIZE_SHIFT                                                                             \
-    2u /* of a larger page that this is a piece of: 1 + its place here; 0: none */
+/* Two bits: of a large page that this is a piece of, 1 + the place of its size here; or 0. */
+#define TLB_SIZE_SHIFT 2u
 
 static const uint8_t large_shifts[] = {21, 22, 30};
 

@@ -999,7 +999,8 @@ static void emit_insn(struct job *job, unsigned i)
 
 /* --- groups --- */
 
-/* Which access of a group wants to be aligned as the one before it did is known already. */
+/* Accesses that must be aligned are looked at one by one where one of them is not: the usual 16
+ * bytes need one test for all that are as far from a multiple. */
 static void emit_alignment(struct job *job, const struct translate_group *g)
 {
     struct emit *e = job->e;
