@@ -47,7 +47,9 @@ static size_t hash_of(uint64_t gpa, uint64_t rip, uint32_t mode)
 
 static bool is_fresh(const struct block *b)
 {
-    return __atomic_load_n(b->current, __ATOMIC_ACQUIRE) == b->generation;
+    return __atomic_load_n(b->current, __ATOMIC_ACQUIRE) == b->generation &&
+           (!b->next_current ||
+            __atomic_load_n(b->next_current, __ATOMIC_ACQUIRE) == b->next_generation);
 }
 
 /* The handler of what ends a block that has no branch at its end. */
@@ -59,10 +61,13 @@ static void exec_fall_through(struct soft_cpu *cpu, const struct insn *insn)
 /* --- fetching --- */
 
 struct fetch {
-    uint64_t la;         /* of the block */
-    uint64_t page;       /* guest-physical */
-    const uint8_t *host; /* of the page, or NULL: device memory */
-    bool crossed;        /* an instruction reaches into the next page */
+    uint64_t la;           /* of the block */
+    uint64_t page;         /* guest-physical */
+    const uint8_t *host;   /* of the page, or NULL: device memory */
+    bool crossed;          /* its first instruction reaches into the next page */
+    struct mmu_fetch next; /* which is there, */
+    const uint32_t *next_current;
+    uint32_t next_generation; /* and was so before its bytes were read */
 };
 
 static uint64_t code_linear(const struct soft_cpu *cpu, uint64_t rip)
@@ -118,12 +123,15 @@ static bool decode_one(struct soft_cpu *cpu, struct fetch *f, uint64_t rip, size
     if (status == DECODE_MORE && len < allowed) {
         if (!first)
             return false;
-        const struct mmu_fetch next = mmu_fetch_page(cpu, code_linear(cpu, rip + len));
-        if (next.host)
-            memcpy(bytes + len, next.host, allowed - len);
-        else
-            read_device(cpu, next.gpa, bytes + len, allowed - len);
         f->crossed = true;
+        f->next = mmu_fetch_page(cpu, code_linear(cpu, rip + len));
+        if (f->next.host) {
+            f->next_current =
+                mmu_code_watch(cpu, f->next.gpa, (unsigned)(allowed - len), &f->next_generation);
+            memcpy(bytes + len, f->next.host, allowed - len);
+        } else {
+            read_device(cpu, f->next.gpa, bytes + len, allowed - len);
+        }
         status = decode_insn(insn, bytes, allowed, &mode);
     }
     if (status == DECODE_OK)
@@ -208,13 +216,18 @@ static struct block *make(struct soft_cpu *cpu, struct fetch *f, uint32_t mode)
     b->gpa = f->page + offset;
     b->rip = cpu->rip;
     b->mode = mode;
-    b->code = b->saved = b->indirect = b->stale = b->stale_saved = NULL;
+    b->code = b->saved = b->indirect = b->link = b->link_saved = NULL;
+    b->stale = b->stale_saved = NULL;
     b->runs = 0;
     b->current = generation ? generation : &no_page;
     b->generation = before;
-    if (!generation || f->crossed) {
-        /* Its second page may be mapped anew, or changed: decoded each time. */
+    b->next_gpa = f->next.gpa;
+    b->next_current = f->next_current;
+    b->next_generation = f->next_generation;
+    /* Across a page's end a segment's limit may be what keeps it from being fetched. */
+    if (!generation || (f->crossed && (!f->next_current || !cpu->code_flat))) {
         b->runs = TRANSLATE_NEVER;
+        b->next_current = NULL;
         memcpy(cache->transient, b, block_bytes(b->count));
         return cache->transient;
     }
@@ -225,15 +238,29 @@ static struct block *make(struct soft_cpu *cpu, struct fetch *f, uint32_t mode)
     return b;
 }
 
-static struct block *lookup(struct soft_cpu *cpu, uint64_t gpa, uint64_t rip, uint32_t mode)
+/* Is a block that crosses into the next page about what is mapped there now? Fetches from it. */
+static bool is_mapped(struct soft_cpu *cpu, struct fetch *f, const struct block *b)
+{
+    f->crossed = true;
+    f->next = mmu_fetch_page(cpu, code_linear(cpu, (b->rip | PAGE_MASK) + 1));
+    return f->next.gpa == b->next_gpa;
+}
+
+/* f: NULL where it is not executed now, so that no block across a page's end is found. */
+static struct block *lookup(struct soft_cpu *cpu, struct fetch *f, uint64_t gpa, uint64_t rip,
+                            uint32_t mode)
 {
     struct block_cache *cache = cpu->blocks;
     struct block **link = &cache->hash[hash_of(gpa, rip, mode)];
     while (*link) {
         struct block *b = *link;
         if (b->gpa == gpa && b->rip == rip && b->mode == mode) {
-            if (is_fresh(b))
+            if (is_fresh(b) && (!b->next_current || (f && is_mapped(cpu, f, b))))
                 return b;
+            if (is_fresh(b)) {
+                link = &b->next;
+                continue;
+            }
             cache->stats.stale++;
             *link = b->next;
             continue;
@@ -251,17 +278,17 @@ static struct block *find_slowly(struct soft_cpu *cpu, struct block_front *front
     const struct mmu_fetch found = mmu_fetch_page(cpu, f.la);
     f.page = found.gpa;
     f.host = found.host;
-    struct block *b = lookup(cpu, f.page | (f.la & PAGE_MASK), cpu->rip, mode);
+    struct block *b = lookup(cpu, &f, f.page | (f.la & PAGE_MASK), cpu->rip, mode);
     if (b)
         cpu->blocks->stats.found++;
     else
         b = make(cpu, &f, mode);
+    bool global = found.global && (!f.crossed || f.next.global);
     /* Code segments that are not flat have a base and a limit that may change under the same key.
      */
     if (b != cpu->blocks->transient && cpu->code_flat)
-        *front = (struct block_front){.rip = cpu->rip,
-                                      .key = found.global ? cpu->global_block_key : cpu->block_key,
-                                      .block = b};
+        *front = (struct block_front){
+            .rip = cpu->rip, .key = global ? cpu->global_block_key : cpu->block_key, .block = b};
     return b;
 }
 
@@ -278,7 +305,7 @@ struct block *block_find(struct soft_cpu *cpu)
 
 struct block *block_lookup(struct soft_cpu *cpu, uint64_t gpa, uint64_t rip)
 {
-    return lookup(cpu, gpa, rip, mode_of(cpu));
+    return lookup(cpu, NULL, gpa, rip, mode_of(cpu));
 }
 
 struct block *block_of_insn(struct soft_cpu *cpu, const struct insn *insn)

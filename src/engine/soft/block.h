@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Decoded code, kept: a block is a run of instructions up to the first branch (or what else ends
- * one: ATTR_ENDS_BLOCK), at most BLOCK_INSNS_MAX, starting in one page and ending in it or with an
- * instruction that crosses into the next. Blocks are keyed by guest-physical and linear address and
+ * one: ATTR_ENDS_BLOCK), at most BLOCK_INSNS_MAX, in one page. An instruction that crosses into the
+ * next page is a block of its own. Blocks are keyed by guest-physical and linear address and
  * decoding mode, so that they survive TLB flushes, and translated code may have its own address in
  * it; a small cache by RIP in front makes the usual lookup a few loads.
  *
- * A block is stale when the generation of its page has moved on: mmu_code_watch().
+ * A block is stale when the generation of one of its pages has moved on: mmu_code_watch().
  * Memory is bounded: when full, all blocks go.
  */
 #ifndef HULL_ENGINE_SOFT_BLOCK_H
@@ -25,13 +25,19 @@ struct block {
     uint16_t offset;         /* of the first instruction in its page */
     uint32_t generation;     /* of its page, when it was decoded */
     const uint32_t *current; /* and where that is counted */
-    struct block *next;      /* same hash */
-    const uint8_t *code;     /* translated: NULL, or its entry. translate.h */
-    const uint8_t *saved;    /* another entry, with the flags in memory */
-    const uint8_t *indirect; /* entry of indirect branches: like saved, but checks R10 */
-    uint8_t *stale;          /* where the entry leads when the page has changed, */
+    /* Of the page that its only instruction crosses into; next_current: NULL where it does not. */
+    uint64_t next_gpa;
+    const uint32_t *next_current;
+    uint32_t next_generation;
+    struct block *next;               /* same hash */
+    const uint8_t *code;              /* translated: NULL, or its entry. translate.h */
+    const uint8_t *saved;             /* another entry, with the flags in memory */
+    const uint8_t *indirect;          /* entry of indirect branches: like saved, but checks R10 */
+    const uint8_t *link, *link_saved; /* where jumps within the page lead: code, saved; or beyond */
+    uint8_t *stale;                   /* where the entry leads when the page has changed, */
     uint8_t *stale_saved;    /* and that with the flags in memory, where it has code of its own */
     struct block *same_page; /* in the translator's list */
+    struct block *same_next; /* in that of blocks that cross into a page */
     uint32_t runs;           /* in the first tier; or TRANSLATE_NEVER */
     uint8_t last_vector;     /* the last instruction on the vector or x87 registers */
     uint8_t vectors;         /* enum vectors: those that its instructions want */
@@ -61,7 +67,7 @@ struct block_cache {
     struct block *hash[1u << HASH_BITS];
     struct block_front front[1u << FRONT_BITS];
     struct block_stats stats;
-    /* A block that cannot be kept: code in device memory, or across a page's end. */
+    /* A block that cannot be kept: code in device memory. */
     struct block *transient;
     struct translator *translator; /* translate.c; NULL: there is none */
 };

@@ -260,6 +260,11 @@ static void test_crossing(void)
     is_int(count(at(PAGE_END - 4)), 2, "a block ends before an instruction that crosses the page");
     is_int(count(at(PAGE_END - 2)), 1, "which is a block by itself");
     is_int(found->insns[0].imm, 0x44332211, "of the bytes of both pages");
+    const struct block *kept = found;
+    uint64_t made = stats().made;
+    ok(at(PAGE_END - 2) == kept, "is kept");
+    mmu_flush_all(cpu);
+    ok(at(PAGE_END - 2) == kept && stats().made == made, "and found by its physical addresses");
     PUT(OTHER, 0x55);
     is_int(at(PAGE_END - 2)->insns[0].imm, 0x44335511, "a change of the second page is seen");
     PUT(PAGE_END - 1, 0x66);
@@ -267,6 +272,11 @@ static void test_crossing(void)
     PUT(OTHER + 0x1000, 0x77, 0x88, 0x99);
     set_page(PAGE_END, (OTHER + 0x1000) | PTE);
     is_int(at(PAGE_END - 2)->insns[0].imm, 0x99887766U, "and another second page");
+    kept = found;
+    set_page(PAGE_END, OTHER | PTE);
+    is_int(at(PAGE_END - 2)->insns[0].imm, 0x44335566, "and the one before");
+    set_page(PAGE_END, (OTHER + 0x1000) | PTE);
+    ok(at(PAGE_END - 2) == kept, "both are kept");
     set_page(PAGE_END, 0);
     is_int(raises(PAGE_END - 2), FAULT(EXC_PF, ERR_I), "no second page");
     is_int(cpu->exception.address, PAGE_END, "is a fault at its first byte");

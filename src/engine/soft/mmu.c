@@ -203,13 +203,15 @@ static void context_clear_jumps(const struct soft_cpu *cpu, struct soft_context 
     }
 }
 
-/* Those of one page: slots are the low bits of addresses. */
+/* Those of one page, and of instructions that cross into it, which are among the last slots before:
+ * slots are the low bits of addresses. */
 static void context_drop_jumps(const struct soft_cpu *cpu, struct soft_context *context,
                                uint64_t la)
 {
     unsigned first = (unsigned)(la & (JUMP_SLOTS - 1) & ~PAGE_OFFSET) / 64;
     for (unsigned word = first; word < first + PAGE_BYTES / 64; word++)
         context_clear_jump_word(cpu, context, word, 0);
+    context_clear_jump_word(cpu, context, (first - 1) % (JUMP_SLOTS / 64), 0);
 }
 
 void mmu_prepare_jumps(struct soft_cpu *cpu)
@@ -230,17 +232,24 @@ static const struct fetch_entry *fetch_known(const struct soft_cpu *cpu, uint64_
     return e->tag == ((la & ~PAGE_OFFSET) | (1 + sets->kind)) ? e : NULL;
 }
 
-void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, const void *code)
+static bool is_global_code(const struct soft_cpu *cpu, uint64_t la)
+{
+    const struct fetch_entry *known = fetch_known(cpu, la);
+    return known && known->found.global;
+}
+
+void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, bool crosses, const void *code)
 {
     struct soft_context *context = cpu->tlb->context;
     unsigned slot = rip & (JUMP_SLOTS - 1);
     if (!context)
         return;
     mmu_prepare_jumps(cpu);
-    const struct fetch_entry *known = fetch_known(cpu, rip);
+    bool global =
+        is_global_code(cpu, rip) && (!crosses || is_global_code(cpu, (rip | PAGE_OFFSET) + 1));
     bitmap_set(context->jumps_used, slot);
     bitmap_set(context->jumps_words, slot / 64);
-    if (known && known->found.global)
+    if (global)
         bitmap_set(context->jumps_global, slot);
     else
         bitmap_clear(context->jumps_global, slot);

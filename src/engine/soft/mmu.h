@@ -92,8 +92,9 @@ void mmu_set_pkru(struct soft_cpu *cpu, uint32_t value);
 struct soft_cpu *mmu_cpu_alloc(void);
 void mmu_cpu_free(struct soft_cpu *cpu);
 
-/* Code was found to be at rip: indirect branches of the current context may go there. */
-void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, const void *code);
+/* Code was found to be at rip: indirect branches of the current context may go there. crosses: its
+ * bytes are in the next page as well. */
+void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, bool crosses, const void *code);
 /* Translated code is about to run in the current context: its jump table is set up. */
 void mmu_prepare_jumps(struct soft_cpu *cpu);
 /* No indirect branch finds translated code any more. */

@@ -465,11 +465,11 @@ static void connect(struct soft_cpu *cpu, const struct block *block)
     struct translator *t = cpu->blocks->translator;
     uint8_t *displacement = t->left_at;
     if (displacement) {
-        const uint8_t *entry = cpu->translated.link_saved ? block->saved : block->code;
+        const uint8_t *entry = cpu->translated.link_saved ? block->link_saved : block->link;
         emit_lead(translate_writable(t, displacement), translate_writable(t, entry));
         t->stats.links++;
     } else {
-        mmu_set_jump(cpu, block->rip, block->indirect);
+        mmu_set_jump(cpu, block->rip, block->next_current != NULL, block->indirect);
     }
 }
 
@@ -499,6 +499,30 @@ static struct block **page_list(struct translator *t, uint64_t gpa)
     return &t->pages[gpa >> 12 & (PAGE_LISTS - 1)];
 }
 
+static struct block **crossing_list(struct translator *t, uint64_t gpa)
+{
+    return &t->crossing[gpa >> 12 & (CROSSING_LISTS - 1)];
+}
+
+static bool is_same_page(uint64_t a, uint64_t b)
+{
+    return (a ^ b) >> 12 == 0;
+}
+
+static void drop(struct translator *t, struct block *b)
+{
+    uint8_t *entry = translate_writable(t, b->code);
+    emit8(&(struct emit){entry}, 0xe9);
+    emit_lead(entry + 1, b->stale);
+    if (b->stale_saved) /* a jump it is already */
+        emit_lead(translate_writable(t, b->saved) + 1, b->stale_saved);
+    b->code = NULL;
+    b->runs = TRANSLATE_NEVER; /* the block is stale itself */
+    t->stats.dropped++;
+}
+
+/* A block that crosses a page's end is in two lists: it leaves the other one when that is next
+ * walked. */
 void translate_drop(struct soft_cpu *cpu, uint64_t gpa)
 {
     struct translator *t = cpu->blocks ? cpu->blocks->translator : NULL;
@@ -507,19 +531,22 @@ void translate_drop(struct soft_cpu *cpu, uint64_t gpa)
     struct block **link = page_list(t, gpa);
     while (*link) {
         struct block *b = *link;
-        if ((b->gpa ^ gpa) >> 12) {
+        if (b->code && is_same_page(b->gpa, gpa))
+            drop(t, b);
+        if (b->code)
             link = &b->same_page;
-            continue;
-        }
-        uint8_t *entry = translate_writable(t, b->code);
-        emit8(&(struct emit){entry}, 0xe9);
-        emit_lead(entry + 1, b->stale);
-        if (b->stale_saved) /* a jump it is already */
-            emit_lead(translate_writable(t, b->saved) + 1, b->stale_saved);
-        b->code = NULL;
-        b->runs = TRANSLATE_NEVER; /* the block is stale itself */
-        t->stats.dropped++;
-        *link = b->same_page;
+        else
+            *link = b->same_page;
+    }
+    link = crossing_list(t, gpa);
+    while (*link) {
+        struct block *b = *link;
+        if (b->code && is_same_page(b->next_gpa, gpa))
+            drop(t, b);
+        if (b->code)
+            link = &b->same_next;
+        else
+            *link = b->same_next;
     }
     t->left = false;
 }
@@ -530,6 +557,7 @@ void translate_flush(struct soft_cpu *cpu)
     if (!t)
         return;
     memset(t->pages, 0, sizeof(t->pages));
+    memset(t->crossing, 0, sizeof(t->crossing));
     t->used = 0;
     t->left = false;
     t->since_flush = 0;
@@ -559,6 +587,8 @@ bool translate_block(struct soft_cpu *cpu, struct block *block)
     struct emit e = {t->writable + t->used};
     uint8_t *start = e.at;
     if (!mmu_code_translated(cpu, block->gpa, block->generation) ||
+        (block->next_current &&
+         !mmu_code_translated(cpu, block->next_gpa, block->next_generation)) ||
         !translate_emit_block(cpu, block, &e)) {
         block->runs = TRANSLATE_NEVER;
         return true;
@@ -567,6 +597,11 @@ bool translate_block(struct soft_cpu *cpu, struct block *block)
     struct block **list = page_list(t, block->gpa);
     block->same_page = *list;
     *list = block;
+    if (block->next_current) {
+        list = crossing_list(t, block->next_gpa);
+        block->same_next = *list;
+        *list = block;
+    }
     t->stats.blocks++;
     t->stats.code_bytes = t->used;
     return true;

@@ -490,6 +490,24 @@ static void emit_step(struct job *job, const struct insn *insn, unsigned i)
     note_flags_written(job, i);
 }
 
+/*
+ * What is not in the TLB is not prefetched. Programs that prefetch (zstd, for one) are written for
+ * it: without, each of their accesses waits for memory.
+ */
+static void emit_prefetch(struct job *job, const struct insn *insn, unsigned i)
+{
+    struct emit *e = job->e;
+    give_up_flags(job, job->live[i]);
+    if (job->group)
+        emit_gs64(e, OP_STORE, R10, GS(translated.target));
+    emit_address(job, insn);
+    uint8_t *miss = emit_lookup(job, 1, false);
+    emit_at_r10(e, insn, insn->modrm >> 3 & 7u, 0);
+    emit_lead(miss, e->at);
+    if (job->group)
+        emit_gs64(e, OP_LOAD, R10, GS(translated.target));
+}
+
 static void emit_moffs(struct job *job, const struct insn *insn, unsigned i)
 {
     struct emit *e = job->e;
@@ -939,6 +957,9 @@ static void emit_by_way(struct job *job, unsigned i)
         break;
     case WAY_NOTHING:
         break;
+    case WAY_PREFETCH:
+        emit_prefetch(job, insn, i);
+        break;
     case WAY_MEMORY:
         emit_memory(job, insn, i);
         break;
@@ -1179,6 +1200,24 @@ static void emit_entries(struct job *job)
     job->saved_valid = keep;
 }
 
+/*
+ * Where jumps within the page lead. To an instruction that crosses into the next page they go
+ * through the table, which forgets it when something else is mapped there.
+ */
+static void emit_link_entries(struct job *job)
+{
+    struct emit *e = job->e;
+    struct block *block = job->block;
+    block->link = block->code;
+    block->link_saved = block->saved;
+    if (!block->next_current)
+        return;
+    block->link = translate_executable(job->t, e->at);
+    save_flags(job);
+    block->link_saved = translate_executable(job->t, e->at);
+    emit_through_table(job, block->rip);
+}
+
 static void emit_stub(struct job *job, struct stub *stub)
 {
     struct emit *e = job->e;
@@ -1256,6 +1295,7 @@ bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit
     emit_jmp_gs(e, GS(translated.exit_saved));
     for (unsigned i = 1; i < job.stub_count; i++) /* they become more */
         emit_stub(&job, &job.stubs[i]);
+    emit_link_entries(&job);
     block->stale = e->at;
     emit_mov_imm(e, R10, block->rip);
     emit_jmp_gs(e, GS(translated.exit_host));

@@ -228,6 +228,13 @@ static enum way way_of_lea(const struct insn *insn)
     return insn->rip_relative || constant ? WAY_LEA : WAY_COPY;
 }
 
+/* It must not fail, and in 32-bit code a segment that is not flat would have to be looked at. */
+static enum way way_of_prefetch(const struct translator *t, const struct insn *insn, bool code32)
+{
+    bool flat = !code32 || insn->seg == SEG_DS || insn->seg == SEG_SS;
+    return flat && t->host >> insn->opcode->feature & 1 ? WAY_PREFETCH : WAY_NOTHING;
+}
+
 enum way translate_way_of(const struct translator *t, const struct insn *insn, bool code32)
 {
     bool near = insn->op_bytes == (code32 ? 4 : 8); /* branches and the stack */
@@ -235,8 +242,9 @@ enum way translate_way_of(const struct translator *t, const struct insn *insn, b
     case OP_FALL_THROUGH:
         return WAY_END;
     case OP_NOP:
-    case OP_PREFETCH:
         return WAY_NOTHING;
+    case OP_PREFETCH:
+        return way_of_prefetch(t, insn, code32);
     case OP_PUSH:
     case OP_PUSH_IMM:
         return near ? WAY_PUSH : WAY_HANDLER;

@@ -11,6 +11,7 @@ enum way {
     WAY_LEA,     /* LEA of a constant */
     WAY_STEP,    /* INC, DEC in one byte, which are REX in 64-bit code */
     WAY_NOTHING, /* no effect */
+    WAY_PREFETCH,
     WAY_MEMORY,  /* with its memory operand at (%r10) */
     WAY_MOFFS,   /* accumulator and memory at a constant address */
     WAY_DIVIDE,  /* register or memory operand: where no overflow is possible */

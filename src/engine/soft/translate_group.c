@@ -226,6 +226,7 @@ static enum part part_of(const struct registers *r, const struct insn *insn, enu
     case WAY_LEA:
         return is_scratch(insn->reg) ? PART_ALONE : PART_NONE;
     case WAY_NOTHING:
+    case WAY_PREFETCH: /* it keeps R10 */
         return PART_NONE;
     default:
         return PART_ALONE;

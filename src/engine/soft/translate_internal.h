@@ -11,6 +11,7 @@
 #define TRANSLATE_BLOCK_BYTES (32u << 10)
 
 #define PAGE_LISTS            4096u
+#define CROSSING_LISTS        256u
 
 struct translator {
     uint8_t *writable;         /* the code, as it is written */
@@ -18,7 +19,8 @@ struct translator {
     size_t bytes, used;
     struct block
         *pages[PAGE_LISTS]; /* blocks with code, by a hash of their page: block->same_page */
-    insn_features host;     /* that the host's processor has: the others are not copied */
+    struct block *crossing[CROSSING_LISTS]; /* those that cross into a page: block->same_next */
+    insn_features host; /* that the host's processor has: the others are not copied */
     bool bmi2, avx;
     bool count; /* instructions, for the virtual clock */
     struct translate_options options;

@@ -10,8 +10,10 @@
 #include "engine/soft/translate.h"
 
 #define CODE        0x200000u
+#define CODE_BYTES  0x2000u
+#define PAGE_END    (CODE + 0x1000u)
 #define FUNCTION    (CODE + 0xa00u) /* that is called */
-#define SCRATCH     (CODE + 0xc00u) /* data in the page of the code */
+#define SCRATCH     (CODE + 0xc00u) /* data in the pages of the code: here and a page further */
 #define DATA        0x300000u
 #define DATA_PAGES  16u
 #define DATA_BYTES  (DATA_PAGES << 12)
@@ -53,6 +55,12 @@ static bool one_in(uint32_t n)
 
 static uint8_t code[4096];
 static unsigned len;
+static uint32_t origin = CODE; /* where it lies */
+
+static uint32_t scratch_address(void)
+{
+    return SCRATCH + 8 * below(16) + (one_in(4) ? 0x1000 : 0);
+}
 
 static void put(unsigned byte)
 {
@@ -134,7 +142,7 @@ static void put_memory(unsigned prefix, bool wide, unsigned escape, unsigned opc
     /* From the next instruction in 64-bit code: an immediate of one byte moves it, no harm. */
     if (relative) {
         put((reg & 7) << 3 | 5);
-        put32(SCRATCH + 8 * below(16) - (code32 ? 0 : CODE + len + 4));
+        put32(scratch_address() - (code32 ? 0 : origin + len + 4));
         return;
     }
     bool far = one_in(4);
@@ -306,13 +314,13 @@ static void put_pointer(void)
 static void put_call(void)
 {
     put(0xe8);
-    put32(FUNCTION - (CODE + len + 4));
+    put32(FUNCTION - (origin + len + 4));
 }
 
 /* mov of the accumulator and memory at an address that is in the instruction */
 static void put_moffs(void)
 {
-    uint64_t address = SCRATCH + 8 * below(16);
+    uint64_t address = scratch_address();
     if (code32 && one_in(3))
         put(PICK(segments));
     put(0xa0u + below(4));
@@ -338,6 +346,10 @@ static void put_one(void)
     uint32_t n = below(with_x87 ? 24 : 20);
     if (one_in(20)) {
         put_moffs();
+        return;
+    }
+    if (one_in(20)) { /* prefetch */
+        put_memory(0, false, 0x0f, 0x18, below(4));
         return;
     }
     if (code32 && one_in(200)) {
@@ -368,13 +380,13 @@ static void put_bytes(uint64_t gpa, const uint8_t *bytes, size_t count)
 static void finish_loop(void)
 {
     put_registers(0, true, 0, 0xff, 1, counter()); /* dec */
-    put(0x0f);                                     /* jnz CODE */
+    put(0x0f);                                     /* jnz origin */
     put(0x85);
     put32(0u - (len + 4));
     put(0xe6); /* out %al, $0x80: the end */
     put(0x80);
     put(0xf4);
-    put_bytes(CODE, code, len);
+    put_bytes(origin, code, len);
 }
 
 static void make_loop(void)
@@ -384,6 +396,7 @@ static void make_loop(void)
     /* push %ebx; mov 8(%esp), %edx; pop %ecx; ret */
     static const uint8_t function32[] = {0x53, 0x8b, 0x54, 0x24, 8, 0x59, 0xc3};
     len = 0;
+    origin = one_in(2) ? CODE : PAGE_END - 1 - below(300);
     favourites[0] = (uint8_t)a_pointer();
     favourites[1] = (uint8_t)a_pointer();
     for (unsigned n = 3 + below(40); n > 0; n--)
@@ -401,7 +414,7 @@ struct state {
     uint64_t gpr[16], rip, rflags, count;
     struct soft_fpu fpu;
     int ending; /* enum engine_exit_kind */
-    uint8_t data[DATA_BYTES], code[4096];
+    uint8_t data[DATA_BYTES], code[CODE_BYTES];
 };
 
 static struct state start, first, second;
@@ -424,6 +437,7 @@ static void map_pages(void)
     test_put(guest.ram, TABLES + 0x1000, (TABLES + 0x2000) | PTE, 8);
     test_put(guest.ram, TABLES + 0x2008, (TABLES + 0x3000) | PTE, 8);
     test_put(guest.ram, TABLES + 0x3000, CODE | PTE, 8);
+    test_put(guest.ram, TABLES + 0x3008, PAGE_END | PTE, 8);
     for (unsigned i = 0; i < DATA_PAGES; i++) {
         uint64_t entry = (DATA + 4096 * i) | (i == READ_ONLY ? PTE & ~WRITABLE : PTE);
         test_put(guest.ram, TABLES + 0x3800 + 8 * i, i == NOT_PRESENT ? 0 : entry, 8);
@@ -454,7 +468,7 @@ static void make_start(void)
         start.gpr[pointers[i]] = random_address();
     start.gpr[CPU_RSP] = STACK + 8 * below(600);
     start.gpr[counter()] = ROUNDS;
-    start.rip = CODE;
+    start.rip = origin;
     start.rflags = RFLAGS_FIXED | RFLAGS_IOPL | (below(4096) & RFLAGS_ARITH);
     start.fpu = cpu->fpu;
     for (unsigned i = 0; i < sizeof(start.data); i++)
@@ -609,6 +623,7 @@ static void test_random(unsigned count)
 static void test_many_slow_paths(void)
 {
     len = 0;
+    origin = CODE;
     for (unsigned i = 0; i < BLOCK_INSNS_MAX;
          i++) { /* idivl 8(%rbx,%rsp..): all of them fault-free */
         put(0xf7);
@@ -639,6 +654,66 @@ static void test_many_slow_paths(void)
     ok(compare(&(struct translate_options){.runs = 1}), "and of vectors that are not aligned");
 }
 
+/* RAX when the code at origin, which is a loop, has run once more. */
+static uint64_t again(void)
+{
+    struct engine_exit exit;
+    cpu->rip = origin;
+    cpu->gpr[CPU_RCX] = ROUNDS;
+    cpu->activity = SOFT_ACTIVE;
+    soft_vcpu_run(&cpu->base, &exit);
+    return cpu->gpr[CPU_RAX];
+}
+
+static void map_second_page(uint64_t gpa)
+{
+    test_put(guest.ram, TABLES + 0x3008, gpa | PTE, 8);
+    mmu_invlpg(cpu, PAGE_END);
+}
+
+/* An instruction that crosses into a page that is mapped anew, or changes. */
+static void test_crossing(void)
+{
+    /* mov $, %eax of which two bytes are in the next page; dec %ecx; jnz origin; out, hlt */
+    static const uint8_t here[] = {0x90, 0x90, 0x90, 0xb8, 0x11, 0x22};
+    static const uint8_t there[] = {0x33, 0x44, 0xff, 0xc9, 0x75, 0xf4, 0xe6, 0x80, 0xf4};
+    struct translate_stats stats;
+    const uint64_t other = DATA;
+    origin = PAGE_END - sizeof(here);
+    memset(&start, 0, sizeof(start));
+    start.rip = origin;
+    start.rflags = RFLAGS_FIXED | RFLAGS_IOPL;
+    start.fpu = cpu->fpu;
+    memcpy(start.code + 0x1000 - sizeof(here), here, sizeof(here));
+    memcpy(start.code + 0x1000, there, sizeof(there));
+    memcpy(start.data, there, sizeof(there));
+    start.data[0] = 0x77;
+    set_state();
+    translate_configure(cpu, &(struct translate_options){.runs = 1});
+    is_int(again(), 0x44332211, "an instruction that crosses into the next page");
+    is_int(again(), 0x44332211, "which is kept");
+    translate_stats(cpu, &stats);
+    uint64_t entered = stats.entered;
+    again();
+    translate_stats(cpu, &stats);
+    ok(stats.entered - entered < ROUNDS, "translated, and found by translated code");
+    map_second_page(other);
+    is_int(again(), 0x44772211, "with another page behind it it is another");
+    is_int(again(), 0x44772211, "again and again");
+    map_second_page(PAGE_END);
+    is_int(again(), 0x44332211, "and the first one comes back");
+    again();
+    put_bytes(PAGE_END, (const uint8_t[]){0x55}, 1);
+    is_int(again(), 0x44552211, "a change of the second page is seen");
+    again();
+    put_bytes(PAGE_END - 1, (const uint8_t[]){0x66}, 1);
+    is_int(again(), 0x44556611, "and one of the first");
+    again();
+    put_bytes(other, (const uint8_t[]){0x88}, 1);
+    map_second_page(other);
+    is_int(again(), 0x44886611, "and one of a page that was not mapped");
+}
+
 static void tests(void)
 {
     const char *from = getenv("HULL_TEST_SEED"), *loops = getenv("HULL_TEST_LOOPS");
@@ -647,6 +722,7 @@ static void tests(void)
     x87_init(cpu);
     fpu_set_mxcsr(cpu, MXCSR_INIT);
     test_many_slow_paths();
+    test_crossing();
     test_random(loops ? (unsigned)atoi(loops) : LOOPS);
 }
 
