@@ -29,6 +29,7 @@
 #include "engine/cpu_state.h"
 #include "engine/engine.h"
 
+struct block;
 struct insn;
 struct block_cache;
 struct cpuid_table;
@@ -409,6 +410,11 @@ void soft_exclusive_end(struct soft_cpu *cpu);
 /* The same for a thread that runs no vCPU. */
 void soft_exclusive_begin_outside(struct soft_vm *vm);
 void soft_exclusive_end_outside(struct soft_vm *vm);
+
+/* The instructions of a block by their handlers, from one on to its end or to where a handler wants
+ * to leave it: they and those before it are counted, RIP is set. Returns the last one. */
+const struct insn *soft_run_from(struct soft_cpu *cpu, const struct block *block,
+                                 const struct insn *insn);
 
 void soft_vcpu_run(struct engine_vcpu *vcpu, struct engine_exit *exit);
 void soft_vcpu_kick(struct engine_vcpu *vcpu);

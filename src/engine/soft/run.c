@@ -386,12 +386,10 @@ static bool serve_events(struct soft_cpu *cpu, uint32_t events)
 
 /* --- instructions --- */
 
-static void run_block(struct soft_cpu *cpu, const struct block *block)
+const struct insn *soft_run_from(struct soft_cpu *cpu, const struct block *block,
+                                 const struct insn *insn)
 {
-    const struct insn *insn = block->insns, *end = insn + block->count;
-    bool resume = cpu->rflags & RFLAGS_RF;
-    cpu->block_start = insn;
-    cpu->rip_page = cpu->rip - block->offset;
+    const struct insn *end = block->insns + block->count;
     do {
         cpu->insn = insn;
         insn->exec(cpu, insn);
@@ -405,9 +403,18 @@ static void run_block(struct soft_cpu *cpu, const struct block *block)
             cpu->rip = soft_next_rip(cpu, &insn[-1]);
         cpu->rip_set = false;
     }
+    return insn - 1;
+}
+
+static void run_block(struct soft_cpu *cpu, const struct block *block)
+{
+    bool resume = cpu->rflags & RFLAGS_RF;
+    cpu->block_start = block->insns;
+    cpu->rip_page = cpu->rip - block->offset;
+    const struct insn *last = soft_run_from(cpu, block, block->insns);
     /* It holds for one instruction (SDM vol. 3, 17.3.1.1); to look at it once a block is enough,
      * since while a breakpoint is enabled blocks have one instruction. */
-    if (__builtin_expect(resume, 0) && insn[-1].op != OP_IRET)
+    if (__builtin_expect(resume, 0) && last->op != OP_IRET)
         cpu->rflags &= ~RFLAGS_RF;
 }
 

@@ -419,11 +419,19 @@ __attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint
     uncount(cpu, block);
     insn->exec(cpu, insn);
     cpu->insn = NULL;
+    bool stopped = cpu->stop_block;
     if (!ends_block(insn)) {
         /* What the code behind relies on, perhaps. */
         unsigned again = insn->place < block->last_vector ? had & block->vectors : 0;
-        bool leave = cpu->stop_block || cpu->tlb->context != context || !cpu->mode.flat || wanted ||
+        bool leave = stopped || cpu->tlb->context != context || !cpu->mode.flat || wanted ||
                      (again & ~vectors_allowed(cpu));
+        if (leave && !stopped && cpu->blocks->translator->count) {
+            /* Where interrupts can come must not depend on the tier: blocks end where they do in
+             * the first. */
+            soft_run_from(cpu, block, insn + 1);
+            flags_to_code(cpu);
+            return STEP_LEAVE;
+        }
         if (leave && !cpu->rip_set)
             cpu->rip = soft_next_rip(cpu, insn);
         cpu->stop_block = cpu->rip_set = false;
@@ -434,7 +442,7 @@ __attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint
     count(cpu, translate_count_of(block));
     cpu->stop_block = cpu->rip_set = false;
     flags_to_code(cpu);
-    if (!may_jump(cpu))
+    if (stopped || !may_jump(cpu))
         return STEP_LEAVE;
     enter_context(cpu);
     return STEP_JUMP;

@@ -16,6 +16,7 @@
 
 #include <assert.h>
 
+#include "engine/soft/exec_int.h"
 #include "engine/soft/mmu_internal.h"
 
 #define ARITH ((unsigned)RFLAGS_ARITH)
@@ -39,7 +40,6 @@ struct stub {
     const struct insn *insn;
     uint8_t wanted; /* of a slow path: registers (enum vectors), not the instruction */
     uint64_t rip;   /* of a link or exit: where it wants to go */
-    int uncount;    /* of an exit: instructions of the block that it has not done */
     const struct translate_group *group; /* whose accesses look one by one there */
     bool host_after, saved_after;        /* and where flags must be where that resumes */
     bool vectors_before, x87_before;
@@ -148,6 +148,60 @@ static void need_flags(struct job *job, unsigned i)
         need |= job->live[i + 1] & ~(unsigned)f->written;
     if (need && !job->host_valid)
         restore_flags(job);
+}
+
+/*
+ * Flags that the manuals leave undefined, and handlers leave as they are: with `exact` they stay
+ * here too, so that both tiers are the same to the bit (trace.h). Shifts and logical instructions
+ * have the host's in their handlers as well.
+ */
+static unsigned kept_flags(const struct job *job, unsigned i)
+{
+    const struct insn *insn = &job->block->insns[i];
+    if (!job->t->options.exact || job->way[i] == WAY_HANDLER || insn->op == OP_FALL_THROUGH)
+        return 0;
+    switch (insn->op) {
+    case OP_MUL:
+    case OP_IMUL1:
+    case OP_IMUL2:
+    case OP_IMUL3:
+    case OP_DIV:
+    case OP_IDIV:
+        return insn_flags(insn, INSN_COUNT_UNKNOWN).undefined & ARITH;
+    default:
+        if ((insn->op >= OP_BT && insn->op <= OP_POPCNT) ||
+            (insn->op >= OP_ANDN && insn->op <= OP_BZHI))
+            return insn_flags(insn, INSN_COUNT_UNKNOWN).undefined & ARITH;
+        return 0;
+    }
+}
+
+/* Of flags that the instruction before has left in the host's register, `kept` become those in
+ * memory again; there they all are then. R11 is lost. */
+static void keep_flags(struct job *job, unsigned kept)
+{
+    struct emit *e = job->e;
+    uint16_t mask = (uint16_t)((kept & LAHF_MASK) << 8 | (kept & RFLAGS_OF ? 1u : 0));
+    emit_mov(e, R11, CPU_RAX);
+    emit8(e, 0x9f); /* lahf */
+    emit8(e, 0x0f); /* seto %al */
+    emit8(e, 0x90);
+    emit8(e, 0xc0);
+    emit8(e, 0x66); /* and $, %ax */
+    emit8(e, 0x25);
+    emit16(e, (uint16_t)~mask);
+    emit8(e, 0x66); /* andw $, %gs: */
+    emit8(e, 0x65);
+    emit8(e, 0x81);
+    emit_gs_operand(e, 4, GS(translated.flags));
+    emit16(e, mask);
+    emit8(e, 0x66); /* or %ax, %gs: */
+    emit8(e, 0x65);
+    emit8(e, 0x09);
+    emit_gs_operand(e, CPU_RAX, GS(translated.flags));
+    emit_mov(e, CPU_RAX, R11);
+    job->saved_valid = true;
+    job->host_valid = false;
 }
 
 static void note_flags_written(struct job *job, unsigned i)
@@ -902,24 +956,31 @@ static unsigned poll_place(const struct job *job)
     return 0;
 }
 
+/* cmpl $0, %gs:attention */
+static void emit_attention(struct emit *e)
+{
+    emit8(e, 0x65);
+    emit8(e, 0x83);
+    emit_gs_operand(e, 7, GS(translated.attention));
+    emit8(e, 0);
+}
+
 static void emit_poll(struct job *job, unsigned i)
 {
     struct emit *e = job->e;
     const struct insn *insn = &job->block->insns[i];
     give_up_flags(job, job->live[i]);
-    emit8(e, 0x65); /* cmpl $0, %gs:attention */
-    emit8(e, 0x83);
-    emit_gs_operand(e, 7, GS(translated.attention));
-    emit8(e, 0);
+    emit_attention(e);
     struct stub *stub = add_stub(job, STUB_EXIT, emit_jcc(e, CONDITION_NE));
     stub->insn = insn;
     stub->rip = rip_behind(job, insn) - insn->len;
-    if (job->t->count)
-        stub->uncount = (int)(translate_count_of(job->block) - i);
 }
 
-/* With a virtual clock: leave where a timer may be due, as the run loop looks before each block;
- * count the block. */
+/*
+ * With a virtual clock: leave where a timer may be due or an event is pending, as the run loop
+ * looks before each block, so that interrupts come at the same instruction whether code is
+ * translated or not; count the block.
+ */
 static void emit_clock(struct job *job)
 {
     struct emit *e = job->e;
@@ -927,6 +988,8 @@ static void emit_clock(struct job *job)
     emit_gs64(e, OP_LOAD, R10, GS(instructions));
     emit_gs64(e, 0x3b, R10, GS(clock_check)); /* cmp %gs:, %r10 */
     add_stub(job, STUB_EXIT, emit_jcc(e, CONDITION_AE))->rip = job->block->rip;
+    emit_attention(e);
+    add_stub(job, STUB_EXIT, emit_jcc(e, CONDITION_NE))->rip = job->block->rip;
     emit_count(e, R10, (int)translate_count_of(job->block));
 }
 
@@ -1010,8 +1073,12 @@ static void emit_by_way(struct job *job, unsigned i)
 
 static void emit_insn(struct job *job, unsigned i)
 {
-    unsigned first = job->stub_count;
+    unsigned first = job->stub_count, kept = kept_flags(job, i);
+    if (kept && !job->saved_valid)
+        save_flags(job);
     emit_by_way(job, i);
+    if (kept)
+        keep_flags(job, kept);
     for (struct stub *stub = job->stubs + first; stub < job->stubs + job->stub_count; stub++) {
         if (!stub->resume)
             stub->resume = job->e->at; /* a branch's does not come back */
@@ -1245,8 +1312,6 @@ static void emit_stub(struct job *job, struct stub *stub)
         emit_jmp_gs(e, stub->host ? GS(translated.exit_link) : GS(translated.exit_link_saved));
         break;
     case STUB_EXIT:
-        if (stub->uncount)
-            emit_count(e, R11, -stub->uncount);
         if (stub->insn)
             note_x87(job, stub->insn);
         emit_mov_imm(e, R10, stub->rip);
@@ -1280,7 +1345,8 @@ bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit
     analyse(&job);
     if (!is_worth(&job))
         return false;
-    job.poll = needs_poll(&job) ? (int)poll_place(&job) : -1;
+    /* With a virtual clock each block looks at its start: emit_clock(). */
+    job.poll = !job.t->count && needs_poll(&job) ? (int)poll_place(&job) : -1;
     job.group_count = translate_groups(block, job.way, code32, job.groups, job.offset);
     emit_entries(&job);
     bool keeps = job.saved_valid;
