@@ -64,6 +64,38 @@ def test_changed_code(hull):
     assert int(re.search(r"hits=(\d+)", text).group(1)) >= 5
 
 
+def lockstep(hull, left, right):
+    """Boot to power-off twice at once, with those options of the engine, and compare the processors'
+    states as they go: the error output of the one that compares, and its counters by name."""
+    script = """
+        seq 1 2000 | md5sum
+        dd if=/dev/urandom bs=64k count=4 2>/dev/null | gzip -c | wc -c
+        awk 'BEGIN { for (i = 0; i < 500; i++) s += sin(i) * i; print s }'
+        sleep 10
+        """
+    fifo = f"{hull.host.work}/trace"
+    commands = [hull.command(script, "--stats").replace(
+        "--engine soft", f"--engine soft,clock=virtual,{what}={fifo},{how}")
+        for what, how in (("trace", left), ("compare", right))]
+    result = hull.host.run(f"rm -f {fifo}; mkfifo {fifo}; {commands[0]} >/dev/null 2>&1 & {commands[1]}; "
+                           "status=$?; wait; exit $status", timeout=300)
+    return result, dict(re.findall(r"^(\D+?) +(\d+)$", result.err, re.MULTILINE))
+
+
+def test_lockstep(hull):
+    """Both tiers do the same, from the first instruction to power-off: interrupts come at the same ones, and
+    every register is the same."""
+    left, right = "translate=off", "translate=exact"
+    result, counts = lockstep(hull, left, right)
+    last = re.search(r"equal: (\d+) instructions", result.err)
+    if last:  # a record at each block from there on tells which one
+        more = f",trace-every=1,trace-from={last.group(1)}"
+        pytest.fail(f"{result.err}\n{lockstep(hull, left + more, right + more)[0].err}", pytrace=False)
+    assert result.status == POWEROFF and "hull:" not in result.err, result.err
+    assert int(counts["states traced"]) > 10**6
+    assert int(counts["instructions by handlers from there"]) > 10**5
+
+
 def test_virtual_clock_twice_is_the_same(hull):
     """Two runs are equal to the byte, time stamps of the kernel's log and random numbers included: also
     with a disk and while the reader of the console is slow at times, which take the host's time."""

@@ -54,6 +54,11 @@ struct engine_vm_config {
     const char *cpu_model; /* NULL: the engine's best; the string stays */
     bool virtual_clock;    /* time advances with instructions: soft only */
     unsigned translate;    /* enum engine_translate */
+    /* soft, with a virtual clock: write the processor's state to a file every so many instructions,
+     * and compare it with such a file. */
+    const char *trace, *compare; /* NULL: no; the strings stay */
+    unsigned trace_every;        /* instructions; 0: 1000 */
+    unsigned trace_from;
 };
 
 enum engine_exit_kind {

@@ -77,7 +77,10 @@ struct vm_config {
     char *engine;       /* "auto", "kvm", "soft" */
     unsigned clock;     /* enum config_clock */
     unsigned translate; /* enum engine_translate */
-    char *cpu;          /* model; NULL: the engine's best */
+    char *trace;        /* soft: engine_vm_config; NULL: none */
+    char *compare;
+    unsigned trace_every, trace_from;
+    char *cpu; /* model; NULL: the engine's best */
     unsigned cpus;
 
     uint64_t memory_bytes;

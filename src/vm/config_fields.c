@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vm/config.h"
 
+#include <limits.h>
+
 static const char *const clock_names[] = {"host", "virtual", NULL};
 static const char *const translate_names[] = {"on", "off", "exact", "slow", "flush", NULL};
 static const char *const boot_names[] = {"auto", "bzimage", "pvh", "multiboot", "multiboot2", NULL};
@@ -16,7 +18,11 @@ static const struct config_field engine_fields[] = {
     {FIELD(struct vm_config, "name", CONFIG_STRING, engine)},
     {FIELD(struct vm_config,         "clock", CONFIG_ENUM, clock), .names = clock_names},
     {FIELD(struct vm_config,                      "translate", CONFIG_ENUM, translate), .names = translate_names},
-    {0      },
+    {FIELD(struct vm_config,       "trace", CONFIG_STRING, trace)},
+    {FIELD(struct vm_config,                "compare", CONFIG_STRING, compare)},
+    {FIELD(struct vm_config,                      "trace-every", CONFIG_UINT, trace_every), .max = UINT_MAX},
+    {FIELD(struct vm_config,"trace-from", CONFIG_UINT, trace_from), .max = UINT_MAX},
+    {0           },
 };
 
 static const struct config_field memory_fields[] = {

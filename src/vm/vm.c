@@ -357,6 +357,14 @@ static int open_signals(struct vm *vm, struct err *err)
 
 /* --- building --- */
 
+/* An option that is given and that the soft engine alone has, or NULL. */
+static const char *soft_option(const struct vm_config *config)
+{
+    if (config->translate != ENGINE_TRANSLATE_ON)
+        return "translate";
+    return config->trace ? "trace" : config->compare ? "compare" : NULL;
+}
+
 static int find_engine(const struct vm_config *config, const struct engine_ops **ops,
                        struct err *err)
 {
@@ -368,10 +376,9 @@ static int find_engine(const struct vm_config *config, const struct engine_ops *
         return err_set(err, EINVAL,
                        "--engine kvm has no virtual clock: that is --engine "
                        "soft,clock=virtual");
-    if (*ops == &engine_kvm && config->translate != ENGINE_TRANSLATE_ON)
-        return err_set(
-            err, EINVAL,
-            "--engine kvm translates nothing: 'translate' is an option of --engine soft");
+    if (*ops == &engine_kvm && soft_option(config))
+        return err_set(err, EINVAL, "--engine kvm: '%s' is an option of --engine soft",
+                       soft_option(config));
     if (*ops == &engine_kvm && config->cpu && strcmp(config->cpu, "host") != 0)
         return err_set(
             err, EINVAL,
@@ -390,6 +397,10 @@ static int open_engine(struct vm *vm, struct err *err)
         .cpu_model = vm->config->cpu,
         .virtual_clock = vm->config->clock == CONFIG_CLOCK_VIRTUAL,
         .translate = vm->config->translate,
+        .trace = vm->config->trace,
+        .compare = vm->config->compare,
+        .trace_every = vm->config->trace_every,
+        .trace_from = vm->config->trace_from,
     };
     return vm->ops->vm_new(&vm->engine, &config, err);
 }
@@ -509,8 +520,7 @@ static int vm_make(struct vm **out, const struct vm_config *config, const struct
  * when there is a machine: of bad input there is one line, the error. */
 static int vm_new_auto(struct vm **vm, const struct vm_config *config, struct err *err)
 {
-    bool only_soft = config->clock == CONFIG_CLOCK_VIRTUAL ||
-                     config->translate != ENGINE_TRANSLATE_ON ||
+    bool only_soft = config->clock == CONFIG_CLOCK_VIRTUAL || soft_option(config) ||
                      (config->cpu && strcmp(config->cpu, "host") != 0);
     bool passed_over = false;
 

@@ -227,6 +227,7 @@ struct soft_stats {
     uint64_t interrupts[256];
     uint64_t sleeps;
     uint64_t held; /* virtual clock: waits for devices */
+    uint64_t traced;
     uint64_t tlb_fills;
     uint64_t port_reads, port_writes, memory_reads, memory_writes; /* that went up to devices */
     uint64_t chips; /* accesses to interrupt controllers and timers */
@@ -266,7 +267,9 @@ struct soft_cpu {
     uint64_t
         clock_offset_ns;   /* virtual clock: what sleeping has skipped; now = instructions + it */
     uint64_t random_state; /* virtual clock: RDRAND's */
-    uint64_t clock_check;  /* virtual clock: look at it when so many have been executed */
+    uint64_t clock_check;  /* virtual clock: look at it when so many have been executed: */
+    uint64_t clock_due;    /* since timers may be due, */
+    uint64_t trace_next;   /* or the trace wants to know (trace.h; UINT64_MAX: it does not) */
     uint64_t dr6_pending;  /* data breakpoints hit by the current instruction: DR6 bits */
     jmp_buf unwind;        /* where soft_raise and soft_exit go */
     struct soft_exception exception;

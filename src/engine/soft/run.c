@@ -28,6 +28,7 @@
 #include "engine/soft/exec.h"
 #include "engine/soft/intr.h"
 #include "engine/soft/seg.h"
+#include "engine/soft/trace.h"
 #include "engine/soft/translate.h"
 #include "engine/soft/vm.h"
 
@@ -241,13 +242,30 @@ void soft_exclusive_end(struct soft_cpu *cpu)
 
 /* --- the virtual clock --- */
 
+static void clock_set_due(struct soft_cpu *cpu, uint64_t due)
+{
+    cpu->clock_due = due;
+    cpu->clock_check = due < cpu->trace_next ? due : cpu->trace_next;
+}
+
 static void clock_advance(struct soft_cpu *cpu)
 {
     uint64_t now = cpu->instructions + cpu->clock_offset_ns;
     uint64_t deadline = chip_clock_advance(cpu->vm->clock, now);
     uint64_t ahead = deadline > now ? deadline - now : 0;
-    cpu->clock_check =
-        cpu->instructions + (ahead < CLOCK_CHECK_INSTRUCTIONS ? ahead : CLOCK_CHECK_INSTRUCTIONS);
+    clock_set_due(cpu, cpu->instructions +
+                           (ahead < CLOCK_CHECK_INSTRUCTIONS ? ahead : CLOCK_CHECK_INSTRUCTIONS));
+}
+
+/* clock_check is reached. A trace is not to change when timers are looked for. */
+static void clock_look(struct soft_cpu *cpu)
+{
+    if (cpu->instructions >= cpu->trace_next)
+        trace_record(cpu);
+    if (cpu->instructions >= cpu->clock_due)
+        clock_advance(cpu);
+    else
+        clock_set_due(cpu, cpu->clock_due);
 }
 
 /* Nothing to do until a timer fires: let it be that time. False: no timer runs. */
@@ -258,7 +276,7 @@ static bool clock_skip(struct soft_cpu *cpu)
         return false;
     cpu->stats.sleeps++;
     cpu->clock_offset_ns = chip_clock_now(cpu->vm->clock) - cpu->instructions;
-    cpu->clock_check = cpu->instructions;
+    clock_set_due(cpu, cpu->instructions);
     return true;
 }
 
@@ -550,7 +568,7 @@ static void run_loop(struct soft_cpu *cpu)
                 return; /* exit->kind is KICK */
             }
             if (cpu->instructions >= cpu->clock_check)
-                clock_advance(cpu);
+                clock_look(cpu);
         }
         /* Before the look: what comes later sets it again. */
         if (__atomic_load_n(&cpu->translated.attention, __ATOMIC_RELAXED))

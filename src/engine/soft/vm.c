@@ -15,6 +15,7 @@
 #include "engine/soft/block.h"
 #include "engine/soft/exec_xsave.h"
 #include "engine/soft/mmu.h"
+#include "engine/soft/trace.h"
 #include "engine/soft/translate.h"
 #include "engine/stats.h"
 
@@ -112,6 +113,7 @@ static void soft_vm_free(struct engine_vm *evm)
     struct soft_vm *vm = soft_vm_of(evm);
     if (!vm)
         return;
+    trace_close(vm);
     irqfds_fini(vm);
     irqchip_free(vm->irqchip);
     chip_clock_free(vm->clock);
@@ -169,6 +171,8 @@ static int soft_vm_new(struct engine_vm **out, const struct engine_vm_config *co
     int code = irqfds_init(vm, err);
     if (code == 0)
         code = make_parts(vm, err);
+    if (code == 0)
+        code = trace_open(vm, err);
     if (code < 0) {
         soft_vm_free(&vm->base);
         return code;
@@ -347,6 +351,7 @@ static int soft_vcpu_new(struct engine_vm *evm, unsigned id, struct engine_vcpu 
         return err_errno(err, errno, "the memory of vCPU %u", id);
     cpu->base = (struct engine_vcpu){.ops = &engine_soft, .id = id};
     cpu->vm = vm;
+    cpu->trace_next = trace_first(vm);
     pthread_mutex_lock(&vm->build_lock);
     int code = make_cpu(cpu, err);
     if (code == 0)
@@ -497,6 +502,8 @@ static void soft_vcpu_stats(struct engine_vcpu *vcpu, struct engine_stats *stats
     engine_stats_add(stats, s->sleeps, "sleeps");
     if (chip_clock_is_virtual(cpu->vm->clock))
         engine_stats_add(stats, s->held, "waits for devices");
+    if (cpu->vm->trace)
+        engine_stats_add(stats, s->traced, "states traced");
     engine_stats_add(stats, s->port_reads, "device port reads");
     engine_stats_add(stats, s->port_writes, "device port writes");
     engine_stats_add(stats, s->memory_reads, "device memory reads");

@@ -29,6 +29,7 @@ struct soft_vm {
     struct chip_clock *clock;
     struct irqchip *irqchip;
     struct code_pages *code;      /* pages.c: of all regions */
+    struct trace *trace;          /* trace.c; NULL: none */
     struct log_budget msr_budget; /* for MSRs that there are not */
     struct soft_cpu **cpus;       /* config.vcpu_count; NULL until made */
 
