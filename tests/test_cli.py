@@ -71,6 +71,8 @@ BAD = [
     (KERNEL + " --engine sfot", (ERROR, USAGE), r"sfot.*'soft'"),
     (KERNEL + " --engine kvm,clock=virtual", (ERROR, USAGE), r"virtual clock"),
     (KERNEL + " --engine kvm,translate=off", (ERROR, USAGE), r"'translate'"),
+    (KERNEL + " --engine kvm,tlb=one", (ERROR, USAGE), r"'tlb'"),
+    (KERNEL + " --engine kvm,code-cache=8M", (ERROR, USAGE), r"'code-cache'"),
     (KERNEL + " --engine kvm,trace=/tmp/trace", (ERROR, USAGE), r"'trace'"),
     (KERNEL + " --engine soft,trace=/tmp/trace", (ERROR, USAGE), r"clock=virtual"),
     (KERNEL + " --engine soft,clock=virtual,compare=/nowhere/trace", (ERROR, USAGE), r"/nowhere/trace"),

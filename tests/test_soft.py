@@ -36,13 +36,29 @@ def test_virtual_clock_and_cpu_model(hull):
     assert "sse4_2" not in flags and "avx" not in flags
 
 
-@pytest.mark.parametrize("how", ["off", "exact", "slow", "flush"])
-def test_translator_modes(hull, how):
-    """The first tier alone, and the translator's modes that make every rare path a frequent one."""
+@pytest.mark.parametrize("how", ["translate=off", "translate=exact", "translate=slow", "translate=flush",
+                                 "translate=single", "tlb=one"])
+def test_modes(hull, how):
+    """The first tier alone, and modes of translator and TLB that make every rare path a frequent one."""
     command = hull.command("echo sum=$(seq 1 20000 | md5sum)", net="none", memory="256M")
-    command = command.replace("--engine soft", f"--engine soft,translate={how}")
+    command = command.replace("--engine soft", f"--engine soft,{how}")
     text = hull.host.run(command, timeout=240).check(POWEROFF).out
     assert "sum=" + hashlib.md5("".join(f"{n}\n" for n in range(1, 20001)).encode()).hexdigest() in text
+
+
+def test_code_cache(hull):
+    """A small one is full again and again, and no larger than it was to be."""
+    command = hull.command("echo sum=$(seq 1 20000 | md5sum)", "--stats", net="none", memory="256M")
+    command = command.replace("--engine soft", "--engine soft,code-cache=1M")
+    result = hull.host.run(command, timeout=240).check(POWEROFF)
+    assert "sum=" + hashlib.md5("".join(f"{n}\n" for n in range(1, 20001)).encode()).hexdigest() in result.out
+    counts = {name: int(value) for name, value in re.findall(r"^(\D+?) +(\d+)$", result.err, re.MULTILINE)}
+    assert counts["translations all forgotten"] >= 3
+    assert 2**19 < counts["bytes of code"] <= 2**20
+    assert counts["bytes of blocks"] <= 2**21
+    for size in ("1000K", "1025M"):
+        result = hull.host.run(command.replace("=1M", f"={size}"))
+        assert result.status == ERROR and "1 MiB to 1024 MiB" in result.err
 
 
 def test_changed_code(hull):
@@ -132,7 +148,8 @@ def test_stats(hull):
         assert total == first + second
     assert all(count > 10**5 for count in rows["instructions of the first tier"])
     assert all(count > 1000 for count in rows["blocks translated"])
-    for name in ("blocks made", "TLB misses", "sleeps", "device port writes", "exception 14 #PF"):
+    for name in ("blocks made", "TLB misses", "sleeps", "device port writes", "exception 14 #PF",
+                 "bytes of code", "bytes of blocks", "bytes of TLBs and jump tables"):
         assert all(count > 0 for count in rows[name]), name
     assert any(name.startswith("interrupt 0x") for name in rows)
     assert "engine soft" not in hull.boot("true", timeout=240).good().err

@@ -38,13 +38,14 @@ struct engine_upcalls {
     void (*mmio_write)(void *ctx, gpa_t gpa, unsigned size, const void *data);
 };
 
-/* How the soft engine uses its translator; the last three are for tests. */
+/* How the soft engine uses its translator; the last four are for tests. */
 enum engine_translate {
     ENGINE_TRANSLATE_ON,
     ENGINE_TRANSLATE_OFF,
-    ENGINE_TRANSLATE_EXACT, /* flags that no instruction can see are right at exceptions as well */
-    ENGINE_TRANSLATE_SLOW,  /* every access to memory takes the slow path */
-    ENGINE_TRANSLATE_FLUSH, /* blocks are translated at once, and all forgotten again and again */
+    ENGINE_TRANSLATE_EXACT,  /* flags that no instruction can see are right at exceptions as well */
+    ENGINE_TRANSLATE_SLOW,   /* every access to memory takes the slow path */
+    ENGINE_TRANSLATE_FLUSH,  /* blocks are translated at once, and all forgotten again and again */
+    ENGINE_TRANSLATE_SINGLE, /* blocks are of one instruction */
 };
 
 struct engine_vm_config {
@@ -54,6 +55,8 @@ struct engine_vm_config {
     const char *cpu_model; /* NULL: the engine's best; the string stays */
     bool virtual_clock;    /* time advances with instructions: soft only */
     unsigned translate;    /* enum engine_translate */
+    bool tlb_one;          /* soft, for tests: its TLB has one entry */
+    uint64_t code_bytes;   /* soft: of a vCPU's code cache; 0: its default */
     /* soft, with a virtual clock: write the processor's state to a file every so many instructions,
      * and compare it with such a file. */
     const char *trace, *compare; /* NULL: no; the strings stay */

@@ -65,6 +65,11 @@ enum config_clock {
     CONFIG_CLOCK_VIRTUAL,
 };
 
+enum config_tlb {
+    CONFIG_TLB_FULL,
+    CONFIG_TLB_ONE, /* for tests: one entry */
+};
+
 /* What happens when the guest asks for a reset, panics, or triple-faults. */
 enum config_action {
     CONFIG_ACTION_EXIT,
@@ -73,11 +78,13 @@ enum config_action {
 };
 
 struct vm_config {
-    char *name;         /* NULL: "hull-<pid>" */
-    char *engine;       /* "auto", "kvm", "soft" */
-    unsigned clock;     /* enum config_clock */
-    unsigned translate; /* enum engine_translate */
-    char *trace;        /* soft: engine_vm_config; NULL: none */
+    char *name;          /* NULL: "hull-<pid>" */
+    char *engine;        /* "auto", "kvm", "soft" */
+    unsigned clock;      /* enum config_clock */
+    unsigned translate;  /* enum engine_translate */
+    unsigned tlb;        /* enum config_tlb */
+    uint64_t code_bytes; /* soft: a vCPU's code cache; 0: its default */
+    char *trace;         /* soft: engine_vm_config; NULL: none */
     char *compare;
     unsigned trace_every, trace_from;
     char *cpu; /* model; NULL: the engine's best */

@@ -4,7 +4,9 @@
 #include <limits.h>
 
 static const char *const clock_names[] = {"host", "virtual", NULL};
-static const char *const translate_names[] = {"on", "off", "exact", "slow", "flush", NULL};
+static const char *const translate_names[] = {"on",    "off",    "exact", "slow",
+                                              "flush", "single", NULL};
+static const char *const tlb_names[] = {"full", "one", NULL};
 static const char *const boot_names[] = {"auto", "bzimage", "pvh", "multiboot", "multiboot2", NULL};
 static const char *const cache_names[] = {"auto", "direct", "writeback", NULL};
 static const char *const net_names[] = {"user", "tap", NULL};
@@ -19,10 +21,12 @@ static const struct config_field engine_fields[] = {
     {FIELD(struct vm_config,         "clock", CONFIG_ENUM, clock), .names = clock_names},
     {FIELD(struct vm_config,                      "translate", CONFIG_ENUM, translate), .names = translate_names},
     {FIELD(struct vm_config,       "trace", CONFIG_STRING, trace)},
-    {FIELD(struct vm_config,                "compare", CONFIG_STRING, compare)},
-    {FIELD(struct vm_config,                      "trace-every", CONFIG_UINT, trace_every), .max = UINT_MAX},
-    {FIELD(struct vm_config,"trace-from", CONFIG_UINT, trace_from), .max = UINT_MAX},
-    {0           },
+    {FIELD(struct vm_config,                "tlb", CONFIG_ENUM, tlb), .names = tlb_names},
+    {FIELD(struct vm_config,                      "code-cache", CONFIG_SIZE, code_bytes)},
+    {FIELD(struct vm_config,"compare", CONFIG_STRING, compare)},
+    {FIELD(struct vm_config,            "trace-every", CONFIG_UINT, trace_every), .max = UINT_MAX},
+    {FIELD(struct vm_config,                      "trace-from", CONFIG_UINT, trace_from), .max = UINT_MAX},
+    {0        },
 };
 
 static const struct config_field memory_fields[] = {

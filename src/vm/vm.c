@@ -362,6 +362,10 @@ static const char *soft_option(const struct vm_config *config)
 {
     if (config->translate != ENGINE_TRANSLATE_ON)
         return "translate";
+    if (config->tlb != CONFIG_TLB_FULL)
+        return "tlb";
+    if (config->code_bytes)
+        return "code-cache";
     return config->trace ? "trace" : config->compare ? "compare" : NULL;
 }
 
@@ -397,6 +401,8 @@ static int open_engine(struct vm *vm, struct err *err)
         .cpu_model = vm->config->cpu,
         .virtual_clock = vm->config->clock == CONFIG_CLOCK_VIRTUAL,
         .translate = vm->config->translate,
+        .tlb_one = vm->config->tlb == CONFIG_TLB_ONE,
+        .code_bytes = vm->config->code_bytes,
         .trace = vm->config->trace,
         .compare = vm->config->compare,
         .trace_every = vm->config->trace_every,

@@ -20,7 +20,8 @@
 #include "engine/soft/translate.h"
 #include "engine/soft/vm.h"
 
-#define ARENA_BYTES  (32 * MIB)
+/* Decoded blocks take more than their translations: so many bytes for one of the code cache. */
+#define ARENA_SHARE  2
 #define PAGE_MASK    0xfffULL
 
 #define MODE_VEX     (1u << 8)
@@ -197,8 +198,8 @@ static size_t block_bytes(unsigned count)
 static struct block *make(struct soft_cpu *cpu, struct fetch *f, uint32_t mode)
 {
     struct block_cache *cache = cpu->blocks;
-    unsigned max = mode & MODE_CAREFUL || !f->host ? 1 : BLOCK_INSNS_MAX;
-    if (cache->used + block_bytes(BLOCK_INSNS_MAX + 1) > ARENA_BYTES)
+    unsigned max = mode & MODE_CAREFUL || !f->host ? 1 : cache->insns_max;
+    if (cache->used + block_bytes(BLOCK_INSNS_MAX + 1) > cache->bytes)
         forget(cpu);
     struct block *b = (struct block *)(void *)(cache->arena + cache->used);
     size_t offset = f->la & PAGE_MASK;
@@ -232,6 +233,8 @@ static struct block *make(struct soft_cpu *cpu, struct fetch *f, uint32_t mode)
         return cache->transient;
     }
     cache->used += block_bytes(b->count);
+    if (cache->used > cache->stats.bytes)
+        cache->stats.bytes = cache->used;
     size_t h = hash_of(b->gpa, b->rip, mode);
     b->next = cache->hash[h];
     cache->hash[h] = b;
@@ -347,7 +350,8 @@ int block_cache_init(struct soft_cpu *cpu, struct err *err)
         free(cache);
         return err_errno(err, ENOMEM, "the code cache of vCPU %u", cpu->base.id);
     }
-    void *arena = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE,
+    size_t bytes = ARENA_SHARE * translate_code_bytes(cpu);
+    void *arena = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (arena == MAP_FAILED) {
         int code = errno;
@@ -356,6 +360,8 @@ int block_cache_init(struct soft_cpu *cpu, struct err *err)
         return err_errno(err, code, "the code cache of vCPU %u", cpu->base.id);
     }
     cache->arena = arena;
+    cache->bytes = bytes;
+    cache->insns_max = BLOCK_INSNS_MAX;
     cpu->blocks = cache;
     return 0;
 }
@@ -365,7 +371,7 @@ void block_cache_fini(struct soft_cpu *cpu)
     if (!cpu->blocks)
         return;
     translate_fini(cpu);
-    munmap(cpu->blocks->arena, ARENA_BYTES);
+    munmap(cpu->blocks->arena, cpu->blocks->bytes);
     free(cpu->blocks->transient);
     free(cpu->blocks);
     cpu->blocks = NULL;

@@ -47,9 +47,10 @@ struct block {
 
 #define TRANSLATE_NEVER UINT32_MAX
 
-/* found: by address, where the cache by RIP did not know it. stale: seen to be so in a search. */
+/* found: by address, where the cache by RIP did not know it. stale: seen to be so in a search.
+ * bytes: of all of them, at the most. */
 struct block_stats {
-    uint64_t made, found, stale, flushes;
+    uint64_t made, found, stale, flushes, bytes;
 };
 
 /* Its own module's, but for the translator. */
@@ -63,7 +64,8 @@ struct block_front {
 
 struct block_cache {
     uint8_t *arena;
-    size_t used;
+    size_t bytes, used;
+    unsigned insns_max; /* of a block: BLOCK_INSNS_MAX, in tests less */
     struct block *hash[1u << HASH_BITS];
     struct block_front front[1u << FRONT_BITS];
     struct block_stats stats;

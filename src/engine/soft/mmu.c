@@ -267,6 +267,25 @@ void mmu_clear_jumps(struct soft_cpu *cpu)
     }
 }
 
+size_t mmu_bytes(const struct soft_cpu *cpu)
+{
+    size_t bytes = 0;
+    for (unsigned i = 0; i < TLB_SPACES; i++) {
+        for (unsigned kind = 0; kind < TLB_KINDS; kind++) {
+            const struct soft_context *context = cpu->tlb->sets->spaces[i].contexts[kind];
+            if (context)
+                bytes += context->has_jumps ? sizeof(*context) : sizeof(context->tlb);
+        }
+    }
+    return bytes;
+}
+
+void mmu_use_one_entry(struct soft_cpu *cpu)
+{
+    cpu->tlb->sets->one_entry = true;
+    mmu_flush_all(cpu);
+}
+
 struct soft_cpu *mmu_cpu_alloc(void)
 {
     int fd = memfd_create("hull-vcpu", MFD_CLOEXEC);
@@ -573,6 +592,12 @@ static struct tlb_entry *entry_for(struct soft_cpu *cpu, uint64_t la)
         if (!*context)
             return NULL; /* every access stays slow */
         publish(cpu);
+    }
+    if (sets->one_entry) {
+        if (sets->last_context)
+            entry_clear(sets->last_context, sets->last_entry);
+        sets->last_context = *context;
+        sets->last_entry = i;
     }
     bitmap_set((*context)->tlb_used, i);
     return &(*context)->tlb[i];
@@ -971,6 +996,18 @@ uint8_t *mmu_span(struct soft_cpu *cpu, uint64_t la, bool write, unsigned *len)
     return NULL;
 }
 
+/* The entry that is to hold la's page as code. */
+static struct fetch_entry *fetch_for(struct tlb_sets *sets, uint64_t la)
+{
+    struct fetch_entry *e = &sets->space->fetches[la >> 12 & (FETCH_ENTRIES - 1)];
+    if (sets->one_entry) {
+        if (sets->last_fetch)
+            sets->last_fetch->tag = 0;
+        sets->last_fetch = e;
+    }
+    return e;
+}
+
 struct mmu_fetch mmu_fetch_page(struct soft_cpu *cpu, uint64_t la)
 {
     struct tlb_sets *sets = cpu->tlb->sets;
@@ -993,7 +1030,7 @@ struct mmu_fetch mmu_fetch_page(struct soft_cpu *cpu, uint64_t la)
             .size = found.page_size,
         };
         if (page.region)
-            sets->space->fetches[la >> 12 & (FETCH_ENTRIES - 1)] = e;
+            *fetch_for(sets, la) = e;
     }
     struct code_filters *code = e.found.global ? &sets->global_code : &sets->space->code;
     if (e.size > PAGE_BYTES)

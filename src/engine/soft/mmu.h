@@ -92,6 +92,13 @@ void mmu_set_pkru(struct soft_cpu *cpu, uint32_t value);
 struct soft_cpu *mmu_cpu_alloc(void);
 void mmu_cpu_free(struct soft_cpu *cpu);
 
+/* What the contexts take. */
+size_t mmu_bytes(const struct soft_cpu *cpu);
+
+/* For tests: the TLB holds one translation of data and one of code, so that nothing is found that
+ * was not used last. */
+void mmu_use_one_entry(struct soft_cpu *cpu);
+
 /* Code was found to be at rip: indirect branches of the current context may go there. crosses: its
  * bytes are in the next page as well. */
 void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, bool crosses, const void *code);

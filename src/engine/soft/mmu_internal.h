@@ -143,7 +143,11 @@ struct tlb_sets {
     struct tlb_space *space; /* the current one */
     enum tlb_kind kind;
     bool always_slow; /* alignment checks or data breakpoints are on */
-    bool has_keys;    /* there may be translations of pages with keys other than 0 */
+    bool one_entry;   /* for tests: what was filled last is forgotten at the next fill: these */
+    struct soft_context *last_context; /* NULL: nothing was filled */
+    unsigned last_entry;
+    struct fetch_entry *last_fetch;
+    bool has_keys; /* there may be translations of pages with keys other than 0 */
     uint64_t uses, serials;
     uint64_t global_serial; /* the same for code in global pages */
     struct code_filters global_code;

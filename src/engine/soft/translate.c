@@ -26,7 +26,7 @@
 #include "engine/soft/exec_vec.h"
 #include "engine/soft/mmu_internal.h"
 
-#define CODE_BYTES      (16 * MIB)
+#define CODE_BYTES      (16 * MIB) /* where the VM does not say */
 #define HWCAP2_FSGSBASE 2u
 #define ARCH_SET_GS     0x1001
 
@@ -611,7 +611,8 @@ bool translate_block(struct soft_cpu *cpu, struct block *block)
         *list = block;
     }
     t->stats.blocks++;
-    t->stats.code_bytes = t->used;
+    if (t->used > t->stats.code_bytes)
+        t->stats.code_bytes = t->used;
     return true;
 }
 
@@ -621,6 +622,7 @@ void translate_configure(struct soft_cpu *cpu, const struct translate_options *o
     t->options = *options;
     if (!t->options.runs)
         t->options.runs = TRANSLATE_RUNS;
+    cpu->blocks->insns_max = options->single ? 1 : BLOCK_INSNS_MAX;
     block_cache_flush(cpu);
 }
 
@@ -633,28 +635,33 @@ bool translate_test_block(struct soft_cpu *cpu, struct block *block)
 
 /* --- life --- */
 
-static int map_code(struct translator *t, struct err *err)
+size_t translate_code_bytes(const struct soft_cpu *cpu)
+{
+    uint64_t wanted = cpu->vm->config.code_bytes;
+    return wanted ? wanted : CODE_BYTES;
+}
+
+static int map_code(struct translator *t, size_t bytes, struct err *err)
 {
     int fd = memfd_create("hull-code", MFD_CLOEXEC);
     if (fd < 0)
         return err_errno(err, errno, "create memory for translated code");
     void *writable = MAP_FAILED, *executable = MAP_FAILED;
     int code = 0;
-    if (ftruncate(fd, CODE_BYTES) == 0) {
-        writable = mmap(NULL, CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        executable = mmap(NULL, CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    if (ftruncate(fd, (off_t)bytes) == 0) {
+        writable = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        executable = mmap(NULL, bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
     }
     if (writable == MAP_FAILED || executable == MAP_FAILED) {
-        code =
-            err_errno(err, errno, "map %u MiB for translated code", (unsigned)(CODE_BYTES >> 20));
+        code = err_errno(err, errno, "map %u MiB for translated code", (unsigned)(bytes >> 20));
         if (writable != MAP_FAILED)
-            munmap(writable, CODE_BYTES);
+            munmap(writable, bytes);
         if (executable != MAP_FAILED)
-            munmap(executable, CODE_BYTES);
+            munmap(executable, bytes);
     } else {
         t->writable = writable;
         t->executable = executable;
-        t->bytes = CODE_BYTES;
+        t->bytes = bytes;
     }
     close(fd);
     return code;
@@ -665,7 +672,7 @@ int translate_init(struct soft_cpu *cpu, struct err *err)
     struct translator *t = calloc(1, sizeof(*t));
     if (!t)
         return err_errno(err, ENOMEM, "the translator of vCPU %u", cpu->base.id);
-    int code = map_code(t, err);
+    int code = map_code(t, translate_code_bytes(cpu), err);
     if (code < 0) {
         free(t);
         return code;

@@ -53,8 +53,13 @@ struct translate_stats {
     uint64_t links;      /* jumps patched */
     uint64_t dropped;    /* blocks whose page has changed */
     uint64_t flushes;    /* of the whole code cache */
-    uint64_t code_bytes; /* in use */
+    uint64_t code_bytes; /* in use, at the most */
 };
+
+/* How large a vCPU's code cache is, as the VM's configuration says, within these bounds. */
+#define TRANSLATE_CODE_MIN (1ULL << 20)
+#define TRANSLATE_CODE_MAX (1ULL << 30)
+size_t translate_code_bytes(const struct soft_cpu *cpu);
 
 /* The memory for code. */
 int translate_init(struct soft_cpu *cpu, struct err *err);
@@ -72,6 +77,7 @@ struct translate_options {
     bool off;             /* the first tier alone */
     bool exact;           /* flags that no instruction can see are right at exceptions as well */
     bool slow;            /* every access to memory by its handler */
+    bool single;          /* blocks of one instruction */
     unsigned runs;        /* 0: TRANSLATE_RUNS */
     unsigned flush_every; /* forget all code after so many blocks; 0: when it is full */
 };

@@ -159,6 +159,11 @@ static int soft_vm_new(struct engine_vm **out, const struct engine_vm_config *co
         return err_set(err, EINVAL,
                        "a virtual clock advances with one vCPU's instructions: give the machine "
                        "--cpus 1");
+    if (config->code_bytes &&
+        (config->code_bytes < TRANSLATE_CODE_MIN || config->code_bytes > TRANSLATE_CODE_MAX))
+        return err_set(err, EINVAL,
+                       "a code cache has %llu MiB to %llu MiB: --engine soft,code-cache",
+                       TRANSLATE_CODE_MIN / MIB, TRANSLATE_CODE_MAX / MIB);
     struct soft_vm *vm = calloc(1, sizeof(*vm));
     if (!vm)
         return err_errno(err, ENOMEM, "the soft engine");
@@ -318,6 +323,7 @@ static void configure_translator(struct soft_cpu *cpu)
         .off = how == ENGINE_TRANSLATE_OFF,
         .exact = how == ENGINE_TRANSLATE_EXACT,
         .slow = how == ENGINE_TRANSLATE_SLOW,
+        .single = how == ENGINE_TRANSLATE_SINGLE,
         .runs = how == ENGINE_TRANSLATE_FLUSH ? 1 : 0,
         .flush_every = how == ENGINE_TRANSLATE_FLUSH ? 300 : 0,
     };
@@ -338,6 +344,8 @@ static int make_cpu(struct soft_cpu *cpu, struct err *err)
         code = translate_init(cpu, err);
     if (code == 0)
         configure_translator(cpu);
+    if (code == 0 && cpu->vm->config.tlb_one)
+        mmu_use_one_entry(cpu);
     return code;
 }
 
@@ -498,7 +506,9 @@ static void soft_vcpu_stats(struct engine_vcpu *vcpu, struct engine_stats *stats
     engine_stats_add(stats, blocks.found, "blocks found by address");
     engine_stats_add(stats, blocks.stale, "blocks found stale");
     engine_stats_add(stats, blocks.flushes, "block cache flushes");
+    engine_stats_add(stats, blocks.bytes, "bytes of blocks");
     engine_stats_add(stats, s->tlb_fills, "TLB misses");
+    engine_stats_add(stats, mmu_bytes(cpu), "bytes of TLBs and jump tables");
     engine_stats_add(stats, s->sleeps, "sleeps");
     if (chip_clock_is_virtual(cpu->vm->clock))
         engine_stats_add(stats, s->held, "waits for devices");
