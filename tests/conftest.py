@@ -4,8 +4,8 @@ not_on.
 
 Options by environment:
     HULL_HOSTS=testbed    some places only: their names, or parts of them (local, soft), by commas
-    HULL_WHOLE=1          on the soft engine too what is marked `whole`: minutes of booting for what
-                          KVM shows as well
+    HULL_WHOLE=1          also what is marked `whole` for a place: minutes of booting there for what
+                          another place shows as well
     HULL_BUILD=FOLDER     where the programs are (default: build)
     HULL_KILLS=50         rounds of the durability test
     HULL_WORKERS=1        one testbed at a time instead of two
@@ -61,8 +61,9 @@ def pytest_collection_modifyitems(config, items):
         place = getattr(item, "callspec", None) and item.callspec.params.get("any_host")
         marks = list(item.iter_markers("not_on"))
         assert all(mark.kwargs.get("reason") for mark in marks), f"{item.nodeid}: no reason"
-        if place == "local-soft" and item.get_closest_marker("whole") and not WHOLE:
-            return False
+        for mark in item.iter_markers("whole"):
+            if place and not WHOLE and is_in(place, mark.args[0] if mark.args else "soft"):
+                return False
         return not place or not any(is_in(place, mark.args[0]) for mark in marks)
 
     left_out = [item for item in items if not is_for_its_place(item)]

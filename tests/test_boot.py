@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from conftest import local_kvm_lacks
+from conftest import WHOLE, local_kvm_lacks
 from machine import FAILURE, NO_PART, TRIPLE_FAULT, complaints
 
 BRIEF = pytest.mark.not_on("soft", reason=NO_PART)
@@ -14,6 +14,10 @@ WARNING = "a warning of the test"
 # What a kernel has to say of the machine itself: one without PAE, that it cannot reach the window of
 # PCI above 4 GiB.
 OF_THE_MACHINE = {"i386": ["acpi resource window ([N-N] ignored, not CPU addressable)"]}
+# And of the testbed's processor, which QEMU emulates: what it says of XSAVE is not what KVM says of it
+# (under QEMU's q35 the same is said: with HULL_WHOLE=1 it is looked at).
+OF_THE_TESTBED = re.compile(r"XSAVE consistency problem|CPUID\[N, N\]|"
+                            r"WARNING: .*fpu__init_system_xstate")
 
 REPORT = f"""
 echo release=$(uname -r)
@@ -42,7 +46,7 @@ def baseline(starter, kind, cpus):
     """What the same kernel complains about under QEMU's q35 on the same host's KVM; on the soft
     engine, whose processor is of no real model, it has nothing to complain about."""
     if starter.host.engine == "soft":
-        return [WARNING]
+        return []
     key = (starter.host.name, kind, cpus)
     if key not in _baselines:
         if starter.host.run("command -v qemu-system-x86_64").status != 0:
@@ -57,7 +61,8 @@ def baseline(starter, kind, cpus):
 # unpacks itself does so before it knows of the others.
 @pytest.mark.parametrize("kind, cpus, image", [
     (kind, *how) for kind in ("cloud", "standard", "rt")
-    for how in ((1, "vmlinuz"), (4, "vmlinux"))] + [("i386", 2, "vmlinuz")])
+    for how in ((1, "vmlinuz"), (4, "vmlinux"))] + [
+        pytest.param("i386", 2, "vmlinuz", marks=pytest.mark.whole("testbed"))])
 def test_kernel(hull, kind, cpus, image):
     run = hull.boot(REPORT, kind=kind, cpus=cpus, image=image, memory="512M", append=SILENT,
                     timeout=240).good()
@@ -69,8 +74,13 @@ def test_kernel(hull, kind, cpus, image):
     assert WARNING in complaints(log), log
     if kind == "i386" and hull.host.name == "testbed-kvm":
         return  # QEMU with such a guest brings the testbed down: there is nothing to compare with
-    known = baseline(hull, kind, cpus) + OF_THE_MACHINE.get(kind, [])
+    known = [WARNING] + OF_THE_MACHINE.get(kind, [])
     new = [line for line in complaints(log) if line not in known]
+    if hull.host.name == "testbed-kvm" and not WHOLE:
+        new = [line for line in new if not OF_THE_TESTBED.match(line)]
+    if new:  # only now, since it takes longer than the test itself
+        known += baseline(hull, kind, cpus)
+    new = [line for line in new if line not in known]
     assert not new, f"complaints that QEMU's q35 does not cause: {new}\n{log}"
 
 
@@ -128,7 +138,8 @@ def test_memory(hull, memory, kib):
     assert kib * 1024 - (2 << 20) < ram <= kib * 1024
 
 
-@pytest.mark.parametrize("cpus", [2, pytest.param(16, marks=BRIEF), 64])
+@pytest.mark.parametrize("cpus", [
+    2, pytest.param(16, marks=BRIEF), pytest.param(64, marks=pytest.mark.whole("testbed"))])
 def test_cpus(hull, cpus):
     run = hull.boot("""
         echo cpus=$(nproc)

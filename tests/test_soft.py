@@ -2,10 +2,13 @@
 """What only the soft engine has: how `--engine auto` comes to it, its virtual clock and CPU models."""
 
 import hashlib
+import os
 import re
+import subprocess
 
 import pytest
 
+import testbed
 from machine import ERROR, POWEROFF
 
 pytestmark = pytest.mark.not_on("kvm", reason="it is about the soft engine's own options")
@@ -62,22 +65,55 @@ def test_code_cache(hull):
 
 
 def test_changed_code(hull):
-    """Kprobes patch code that runs often, again and again."""
+    """The kernel patches code that runs often, on two processors: probes, static keys, the tracer of
+    functions; and compiles filters."""
     command = hull.command("""
         mount -t tracefs none /sys/kernel/tracing
         cd /sys/kernel/tracing
+        while :; do cat /proc/version >/dev/null; done &
+        echo 'vfs_*' >set_ftrace_filter
         for round in 1 2 3 4 5; do
             echo 'p:hull do_sys_openat2' >kprobe_events
             echo 1 >events/kprobes/hull/enable
+            echo 1 >events/sched/sched_switch/enable
+            echo function >current_tracer
             cat /proc/version >/dev/null
-            echo 0 >events/kprobes/hull/enable
+            echo 0 >tracing_on  # its reader would go on for ever
+            functions=$((functions + $(grep -c vfs_read trace)))
             hits=$((hits + $(grep -c 'hull:' trace)))
+            echo nop >current_tracer
+            echo 1 >tracing_on
+            cat /proc/version >/dev/null
+            echo 0 >events/sched/sched_switch/enable
+            echo 0 >events/kprobes/hull/enable
             echo >kprobe_events
         done
-        echo hits=$hits
-        """, net="none")
+        echo hits=$hits functions=$functions
+        echo bpf-jit=$(cat /proc/sys/net/core/bpf_jit_enable)
+        filters 200
+        dmesg -r | grep -E '^<[0-3]>'
+        """, net="none", cpus=2, files=[("/bin/filters", testbed.helper_program("filters"), "program")])
     text = hull.host.run(command, timeout=240).check(POWEROFF).out
-    assert int(re.search(r"hits=(\d+)", text).group(1)) >= 5
+    hits, functions = map(int, re.search(r"hits=(\d+) functions=(\d+)", text).groups())
+    assert hits >= 5 and functions >= 5, text
+    assert "bpf-jit=1" in text and "good=200" in text, text
+    assert not re.search(r"^<[0-3]>", text, re.MULTILINE), text
+
+
+def test_guest_with_a_jit(hull):
+    """A program that compiles, patches and forgets machine code (LuaJIT, one on each of two processors)
+    computes what it computes here."""
+    source = os.path.join(testbed.TOP, "tests", "jit.lua")
+    command = hull.command("""
+        luajit /jit.lua 1 >/1 & luajit /jit.lua 2 >/2 & wait
+        for n in 1 2; do echo "begin $n"; cat /$n; echo end; done
+        """, net="none", cpus=2, files=[("/bin/luajit", "/usr/bin/luajit", "program"),
+                                        ("/jit.lua", source, "file")])
+    text = hull.host.run(command, timeout=240).check(POWEROFF).out.replace("\r", "")
+    for n in "1", "2":
+        here = subprocess.run(["luajit", source, n], stdout=subprocess.PIPE, text=True, check=True).stdout
+        assert "true" in here.splitlines()[-1], here
+        assert f"begin {n}\n{here}end" in text, f"{text}\n--- here\n{here}"
 
 
 def lockstep(hull, left, right):
