@@ -347,12 +347,27 @@ Boot = collections.namedtuple("Boot", "title kind image until disk", defaults=("
 BOOTS = {
     "bzimage": Boot("bzImage: it unpacks itself", "cloud", "vmlinuz"),
     "i386": Boot("32-bit bzImage", "i386", "vmlinuz"),
+    "real": Boot("16-bit code in real mode", None, None, "end"),
     "debian": Boot("Debian with systemd to its login", "cloud", "vmlinux", "hull login: ", True),
 }
 
 
+def real_mode(engine, options, folder):
+    """The command that runs soft/real16.S."""
+    image = os.path.join(folder, "real16")
+    subprocess.run(["gcc", "-m32", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none",
+                    "-Wl,-Ttext=0x8000,--oformat=binary", "-o", image,
+                    os.path.join(os.path.dirname(__file__), "soft", "real16.S")], check=True)
+    if engine == TCG:
+        return [*shlex.split(QEMU_TCG), "-M", "pc", "-m", "64", "-kernel", image]
+    return [os.path.join(options.build, "hull"), "run", "--engine", options.soft, "--net", "none",
+            "--memory", "64M", "--kernel", image]
+
+
 def boot_once(boot, engine, options, folder):
     """(processor seconds, seconds) of a boot; its disk is a fresh copy."""
+    if not boot.kind:
+        return boot_here(real_mode(engine, options, folder), boot.until, SILENCE)
     kernel = guests.kernel(boot.kind)
     where = (getattr(kernel, boot.image), guests.initrd(boot.kind))
     more = {"memory": DEBIAN_MIB if boot.disk else BOOT_MIB}

@@ -21,28 +21,28 @@
 #include "engine/soft/vm.h"
 
 /* Decoded blocks take more than their translations: so many bytes for one of the code cache. */
-#define ARENA_SHARE  2
-#define PAGE_MASK    0xfffULL
+#define ARENA_SHARE       2
+#define PAGE_MASK         0xfffULL
 
-#define MODE_VEX     (1u << 8)
-#define MODE_CAREFUL (1u << 9)
-#define MODE_FLAT    (1u << 10)
+#define MODE_VEX          (1u << 8)
+#define MODE_CAREFUL      (1u << 9)
+#define MODE_TRANSLATABLE (1u << 10)
 
 static const uint32_t no_page; /* the generation of what is decoded anew each time */
 
 static const struct opcode fall_through = {.name = "(end)", .op = OP_FALL_THROUGH};
 
-static uint32_t mode_of(const struct soft_cpu *cpu)
+static uint64_t mode_of(const struct soft_cpu *cpu)
 {
     bool vex = !cpu->mode.real && !cpu->mode.v86;
     return cpu->mode.code_bits | (vex ? MODE_VEX : 0) | (cpu->mode.careful ? MODE_CAREFUL : 0) |
-           (cpu->mode.flat ? MODE_FLAT : 0);
+           (cpu->mode.translatable ? MODE_TRANSLATABLE : 0) | cpu->code_tag;
 }
 
-static size_t hash_of(uint64_t gpa, uint64_t rip, uint32_t mode)
+static size_t hash_of(uint64_t gpa, uint64_t rip, uint64_t mode)
 {
-    uint64_t h =
-        (gpa ^ (rip >> 12) * 0xff51afd7ed558ccdULL ^ (uint64_t)mode << 40) * 0x9e3779b97f4a7c15ULL;
+    uint64_t h = (gpa ^ (rip >> 12) * 0xff51afd7ed558ccdULL ^ mode << 40 ^ mode >> 32) *
+                 0x9e3779b97f4a7c15ULL;
     return (size_t)(h >> (64 - HASH_BITS));
 }
 
@@ -195,7 +195,7 @@ static size_t block_bytes(unsigned count)
     return (sizeof(struct block) + count * sizeof(struct insn) + 63) & ~(size_t)63;
 }
 
-static struct block *make(struct soft_cpu *cpu, struct fetch *f, uint32_t mode)
+static struct block *make(struct soft_cpu *cpu, struct fetch *f, uint64_t mode)
 {
     struct block_cache *cache = cpu->blocks;
     unsigned max = mode & MODE_CAREFUL || !f->host ? 1 : cache->insns_max;
@@ -251,7 +251,7 @@ static bool is_mapped(struct soft_cpu *cpu, struct fetch *f, const struct block 
 
 /* f: NULL where it is not executed now, so that no block across a page's end is found. */
 static struct block *lookup(struct soft_cpu *cpu, struct fetch *f, uint64_t gpa, uint64_t rip,
-                            uint32_t mode)
+                            uint64_t mode)
 {
     struct block_cache *cache = cpu->blocks;
     struct block **link = &cache->hash[hash_of(gpa, rip, mode)];
@@ -276,7 +276,7 @@ static struct block *lookup(struct soft_cpu *cpu, struct fetch *f, uint64_t gpa,
 static struct block *find_slowly(struct soft_cpu *cpu, struct block_front *front)
 {
     struct fetch f = {.la = code_linear(cpu, cpu->rip)};
-    uint32_t mode = mode_of(cpu);
+    uint64_t mode = mode_of(cpu);
     limit_bytes(cpu, cpu->rip, 1);
     const struct mmu_fetch found = mmu_fetch_page(cpu, f.la);
     f.page = found.gpa;
@@ -297,7 +297,7 @@ static struct block *find_slowly(struct soft_cpu *cpu, struct block_front *front
 
 struct block *block_find(struct soft_cpu *cpu)
 {
-    uint64_t rip = cpu->rip;
+    uint64_t rip = cpu->rip | cpu->code_tag;
     struct block_front *front =
         &cpu->blocks->front[(rip ^ rip >> FRONT_BITS) & ((1u << FRONT_BITS) - 1)];
     bool known = front->key == cpu->block_key || front->key == cpu->global_block_key;

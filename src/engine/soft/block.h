@@ -20,7 +20,7 @@
 struct block {
     uint64_t gpa;            /* of the first instruction */
     uint64_t rip;            /* of the first instruction: mapped elsewhere it is another block */
-    uint32_t mode;           /* code_bits, vex, careful, flat */
+    uint64_t mode;           /* code_bits, vex, careful, translatable, and where CS begins */
     uint16_t count;          /* instructions; the last one stores RIP */
     uint16_t offset;         /* of the first instruction in its page */
     uint32_t generation;     /* of its page, when it was decoded */
@@ -58,7 +58,7 @@ struct block_stats {
 #define FRONT_BITS 14
 
 struct block_front {
-    uint64_t rip, key; /* key: soft_cpu.block_key */
+    uint64_t rip, key; /* with soft_cpu.code_tag; soft_cpu.block_key */
     struct block *block;
 };
 

@@ -294,6 +294,28 @@ static void test_crossing(void)
     set_page(PAGE_END, PAGE_END | PTE);
 }
 
+/* The same RIP in another code segment is another address. */
+static void test_base(void)
+{
+    map_pages();
+    for (unsigned bits = 16; bits <= 32; bits += 16) {
+        test_mode(cpu, bits, 0);
+        PUT(CODE + 0x100, 0xb0, 1, 0xc3);
+        PUT(OTHER + 0x100, 0xb0, 2, 0xc3);
+        if (bits == 16)
+            cpu->seg[SEG_CS].limit = 0xffff;
+        for (unsigned round = 0; round < 3; round++) {
+            cpu->seg[SEG_CS].base = round & 1 ? OTHER : CODE;
+            soft_cpu_update(cpu);
+            is_int(at(0x100)->insns[0].imm, round & 1 ? 2 : 1, "code of that segment");
+        }
+    }
+    test_mode(cpu, 16, 0);
+    cpu->seg[SEG_CS].limit = 0xffff;
+    soft_cpu_update(cpu);
+    is_int(raises(0x10000), FAULT(EXC_GP, 0), "16-bit code ends with 64 KiB");
+}
+
 static void test_limit(void)
 {
     map_pages();
@@ -368,6 +390,7 @@ static void tests(void)
     test_ends();
     test_careful();
     test_crossing();
+    test_base();
     test_limit();
     test_places();
     test_flush();

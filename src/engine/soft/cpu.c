@@ -77,25 +77,32 @@ void soft_cpu_firmware_state(struct soft_cpu *cpu)
         cpu->msr.mtrr_fixed[i] = i < 3 ? 0x0606060606060606ULL : 0;
 }
 
-/* An access needs no check: base aside, it is all 4 GiB, upwards, and may be read (written). In
- * real and virtual-8086 mode CS is data like the others, but is never that large. */
-static bool is_flat(const struct cpu_segment *s, bool write)
+/* An access needs no check: base aside, it has all offsets up to `limit`, upwards, and may be read
+ * (written). In real and virtual-8086 mode CS is data like the others. */
+static bool is_open(const struct cpu_segment *s, uint32_t limit, bool write)
 {
     bool code = s->attr & SEG_TYPE_CODE;
-    if (s->limit != UINT32_MAX || !(s->attr & SEG_ATTR_P) || !(s->attr & SEG_ATTR_S))
+    if (s->limit < limit || !(s->attr & SEG_ATTR_P) || !(s->attr & SEG_ATTR_S))
         return false;
     if (code)
         return !write && s->attr & SEG_TYPE_WRITE;
     return !(s->attr & SEG_TYPE_DOWN) && s->attr & SEG_TYPE_WRITE;
 }
 
-/* Can code be translated without a look at CS, DS and SS? At the others it looks. */
-static bool all_flat(const struct soft_cpu *cpu)
+/*
+ * What code must have to be translated, which looks at nothing of this: in 32 bits CS, DS and SS
+ * are all 4 GiB from 0 on, in 16 bits CS is 64 KiB, and so is SS at least. At the other segments it
+ * looks.
+ */
+static bool is_translatable(const struct soft_cpu *cpu)
 {
     const unsigned needed = 1u << SEG_DS | 1u << SEG_SS;
     const struct soft_mode *m = &cpu->mode;
     if (m->code_bits == 64)
         return true;
+    if (m->code_bits == 16)
+        return cpu->code_keyed && !cpu->code_flat && m->stack_bytes == 2 &&
+               cpu->seg_64k_write >> SEG_SS & 1;
     return m->code_bits == 32 && m->stack_bytes == 4 && !m->real && cpu->code_flat &&
            (cpu->seg_flat_write & needed) == needed && cpu->seg_base[SEG_CS] == 0 &&
            cpu->seg_base[SEG_DS] == 0 && cpu->seg_base[SEG_SS] == 0;
@@ -104,16 +111,23 @@ static bool all_flat(const struct soft_cpu *cpu)
 static void update_segments(struct soft_cpu *cpu)
 {
     bool code64 = cpu->mode.code_bits == 64;
-    cpu->seg_flat = cpu->seg_flat_write = 0;
+    uint32_t start = code64 ? 0 : (uint32_t)cpu->seg[SEG_CS].base;
+    cpu->seg_flat = cpu->seg_flat_write = cpu->seg_64k = cpu->seg_64k_write = 0;
     for (unsigned i = 0; i < SEG_COUNT; i++) {
         const struct cpu_segment *s = &cpu->seg[i];
         bool based = !code64 || i == SEG_FS || i == SEG_GS;
         cpu->seg_base[i] = based ? s->base : 0;
-        cpu->seg_flat |= (uint8_t)((code64 || is_flat(s, false)) << i);
-        cpu->seg_flat_write |= (uint8_t)((code64 || is_flat(s, true)) << i);
+        cpu->seg_flat |= (uint8_t)((code64 || is_open(s, UINT32_MAX, false)) << i);
+        cpu->seg_flat_write |= (uint8_t)((code64 || is_open(s, UINT32_MAX, true)) << i);
+        cpu->seg_64k |= (uint8_t)(is_open(s, UINT16_MAX, false) << i);
+        cpu->seg_64k_write |= (uint8_t)(is_open(s, UINT16_MAX, true) << i);
     }
     cpu->code_flat = code64 || cpu->seg[SEG_CS].limit == UINT32_MAX;
-    cpu->mode.flat = all_flat(cpu);
+    bool usual = cpu->mode.code_bits == 16 && cpu->seg[SEG_CS].limit == UINT16_MAX;
+    bool from_0 = code64 || (start == 0 && !usual);
+    cpu->code_tag = from_0 ? 0 : (uint64_t)~start << 32;
+    cpu->code_keyed = (cpu->code_flat || usual) && (from_0 || cpu->code_tag);
+    cpu->mode.translatable = is_translatable(cpu);
 }
 
 void soft_cpu_update(struct soft_cpu *cpu)

@@ -187,7 +187,7 @@ struct soft_mode {
     bool v86;             /* virtual-8086 mode */
     bool long_active;     /* EFER.LMA */
     bool paging;          /* CR0.PG */
-    bool flat;            /* 64-bit code; or 32-bit code where CS, DS, SS are all 4 GiB from 0 on */
+    bool translatable;    /* cpu.c: is_translatable() */
     bool careful;         /* TF, an enabled breakpoint in DR7, a debugger: one instruction a time */
     uint64_t linear_mask; /* 2^32 - 1, or all ones in 64-bit code */
 };
@@ -244,7 +244,12 @@ struct soft_cpu {
     uint64_t seg_base[SEG_COUNT]; /* what is added: 0 for ES, CS, SS, DS in 64-bit code */
     /* Bit s: a read (write) through s needs no check; always set in 64-bit code. */
     uint8_t seg_flat, seg_flat_write;
-    bool code_flat; /* CS has no limit: nor does RIP */
+    uint8_t seg_64k, seg_64k_write; /* the same of 16-bit offsets: the limit is 64 KiB or more */
+    bool code_flat;                 /* CS has no limit: nor does RIP */
+    bool code_keyed;                /* blocks are found by RIP: soft_cpu_update_key() */
+    /* Where CS begins, for what is found by RIP, in its upper half. 0: 64-bit code, or 32-bit code
+     * from address 0 on. */
+    uint64_t code_tag;
     struct soft_mode mode;
 
     /* --- the run loop's --- */
@@ -354,16 +359,16 @@ static inline bool soft_canonical(uint64_t address)
 
 /*
  * What a block that was found by RIP alone depends on besides: the translation (fetch_key counts up
- * and never reaches the upper bits), and how bytes are decoded. Without a flat CS no block is found
- * so.
+ * and never reaches the upper bits), and how bytes are decoded. Where CS has a limit other than the
+ * usual one of 16-bit code no block is found so.
  */
 static inline void soft_cpu_update_key(struct soft_cpu *cpu)
 {
     uint64_t mode = cpu->mode.code_bits | (uint64_t)cpu->mode.careful << 7 |
                     (uint64_t)(cpu->mode.real || cpu->mode.v86) << 8 |
-                    (uint64_t)cpu->mode.flat << 9;
-    cpu->block_key = cpu->code_flat ? cpu->fetch_key | mode << 48 : UINT64_MAX;
-    cpu->global_block_key = cpu->code_flat ? cpu->global_fetch_key | mode << 48 : UINT64_MAX;
+                    (uint64_t)cpu->mode.translatable << 9;
+    cpu->block_key = cpu->code_keyed ? cpu->fetch_key | mode << 48 : UINT64_MAX;
+    cpu->global_block_key = cpu->code_keyed ? cpu->global_fetch_key | mode << 48 : UINT64_MAX;
 }
 
 /* --- cpu.c --- */

@@ -245,8 +245,9 @@ void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, bool crosses, const void *
     if (!context)
         return;
     mmu_prepare_jumps(cpu);
+    uint64_t la = (cpu->seg_base[SEG_CS] + rip) & cpu->mode.linear_mask;
     bool global =
-        is_global_code(cpu, rip) && (!crosses || is_global_code(cpu, (rip | PAGE_OFFSET) + 1));
+        is_global_code(cpu, la) && (!crosses || is_global_code(cpu, (la | PAGE_OFFSET) + 1));
     bitmap_set(context->jumps_used, slot);
     bitmap_set(context->jumps_words, slot / 64);
     if (global)
@@ -477,7 +478,8 @@ static void space_drop(const struct soft_cpu *cpu, struct tlb_space *space, uint
             context_clear_tlb(context, large_entry, la);
         if (!context->has_jumps)
             continue;
-        if (large_code)
+        /* In legacy code RIP's low bits need not be those of the linear address. */
+        if (large_code || (code && kind >= TLB_LEGACY))
             context_clear_jumps(cpu, context, false);
         else if (code)
             context_drop_jumps(cpu, context, la);

@@ -372,12 +372,13 @@ static void enter_block(struct soft_cpu *cpu, const struct block *block, const s
     cpu->insn = insn;
 }
 
-/* A block has ended with a handler: is there nothing for the run loop? As it asks itself. */
+/* A block has ended with a handler: is there nothing for the run loop? As it asks itself. (The
+ * table finds 16-bit code by more than RIP.) */
 static bool may_jump(const struct soft_cpu *cpu)
 {
-    return cpu->tlb->context && cpu->mode.flat && !cpu->mode.careful && !cpu->no_interrupt &&
-           !(cpu->rflags & RFLAGS_RF) && cpu->activity == SOFT_ACTIVE && soft_canonical(cpu->rip) &&
-           !soft_cpu_has_events(cpu);
+    return cpu->tlb->context && !cpu->code_tag && cpu->mode.translatable && !cpu->mode.careful &&
+           !cpu->no_interrupt && !(cpu->rflags & RFLAGS_RF) && cpu->activity == SOFT_ACTIVE &&
+           soft_canonical(cpu->rip) && !soft_cpu_has_events(cpu);
 }
 
 static void load_gs(const void *base)
@@ -423,7 +424,7 @@ __attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint
     if (!ends_block(insn)) {
         /* What the code behind relies on, perhaps. */
         unsigned again = insn->place < block->last_vector ? had & block->vectors : 0;
-        bool leave = stopped || cpu->tlb->context != context || !cpu->mode.flat || wanted ||
+        bool leave = stopped || cpu->tlb->context != context || !cpu->mode.translatable || wanted ||
                      (again & ~vectors_allowed(cpu));
         if (leave && !stopped && cpu->blocks->translator->count) {
             /* Where interrupts can come must not depend on the tier: blocks end where they do in
@@ -485,14 +486,16 @@ void translate_run(struct soft_cpu *cpu, struct block *block)
 {
     struct translator *t = cpu->blocks->translator;
     enter_context(cpu);
-    if (t->left && t->left_for == block->rip && t->left_key == cpu->block_key)
+    if (t->left && t->left_for == (block->rip | cpu->code_tag) && t->left_key == cpu->block_key)
         connect(cpu, block);
     t->left = false;
     t->stats.entered++;
     cpu->translated.resume = (uintptr_t)block->code;
     flags_to_code(cpu);
     t->left_at = translate_enter();
-    t->left_for = cpu->rip;
+    if (!soft_code64(cpu)) /* what came by the jump table has a tag */
+        cpu->rip = (uint32_t)cpu->rip;
+    t->left_for = cpu->rip | cpu->code_tag;
     t->left_key = cpu->block_key;
     t->left = true;
     flags_from_code(cpu);
@@ -578,7 +581,7 @@ void translate_flush(struct soft_cpu *cpu)
 bool translate_block(struct soft_cpu *cpu, struct block *block)
 {
     struct translator *t = cpu->blocks->translator;
-    if (!t || !cpu->mode.flat || t->options.off) {
+    if (!t || !cpu->mode.translatable || t->options.off) {
         block->runs = TRANSLATE_NEVER;
         return true;
     }
@@ -630,7 +633,7 @@ bool translate_test_block(struct soft_cpu *cpu, struct block *block)
 {
     struct translator *t = cpu->blocks->translator;
     struct emit e = {t->writable};
-    return cpu->mode.flat && translate_emit_block(cpu, block, &e);
+    return cpu->mode.translatable && translate_emit_block(cpu, block, &e);
 }
 
 /* --- life --- */

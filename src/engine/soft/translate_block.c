@@ -51,8 +51,11 @@ struct job {
     struct translator *t;
     struct block *block;
     struct emit *e;
-    bool code32;   /* else of 64 bits */
-    unsigned word; /* bytes of what a call pushes */
+    bool code32; /* of 32 bits or 16, else of 64 */
+    bool code16;
+    uint64_t start; /* of 16-bit code: of CS */
+    uint64_t tag;   /* soft_cpu.code_tag: with an address for the jump table */
+    unsigned word;  /* bytes of what a call pushes */
     uint8_t way[BLOCK_INSNS_MAX + 1];
     uint16_t live[BLOCK_INSNS_MAX + 2]; /* flags that matter before an instruction */
     struct insn_flags flags[BLOCK_INSNS_MAX + 1];
@@ -79,7 +82,7 @@ static void analyse(struct job *job)
     for (unsigned i = count; i-- > 0;) {
         const struct insn *insn = &job->block->insns[i];
         struct insn_flags f = {0};
-        job->way[i] = (uint8_t)translate_way_of(job->t, insn, job->code32);
+        job->way[i] = (uint8_t)translate_way_of(job->t, insn, job->cpu->mode.code_bits);
         if (job->way[i] == WAY_HANDLER)
             f = (struct insn_flags){.read = ARITH};
         else if (insn->op != OP_FALL_THROUGH)
@@ -279,10 +282,22 @@ static void emit_mov32(struct emit *e, unsigned to, unsigned from)
     emit8(e, 0xc0u | (from & 7) << 3 | (to & 7));
 }
 
+/* movzx to, from: of 16 bits */
+static void emit_mov16(struct emit *e, unsigned to, unsigned from)
+{
+    if (to >= 8 || from >= 8)
+        emit8(e, rex_of(0, to, from));
+    emit8(e, 0x0f);
+    emit8(e, 0xb7);
+    emit8(e, 0xc0u | (to & 7) << 3 | (from & 7));
+}
+
 /* An address of the stack that is in a register, to R10. */
 static void emit_stack_top(struct job *job, unsigned reg)
 {
-    if (job->code32)
+    if (job->code16)
+        emit_mov16(job->e, R10, reg);
+    else if (job->code32)
         emit_mov32(job->e, R10, reg);
     else
         emit_mov(job->e, R10, reg);
@@ -325,36 +340,68 @@ static void emit_offset(struct job *job, const struct insn *insn, int32_t by)
                 emit32(e, (uint32_t)disp);
         }
         if (insn->addr_bytes == 2)
-            emit_bytes(e, (const uint8_t[]){0x45, 0x0f, 0xb7, 0xd2}, 4); /* movzwl %r10w, %r10d */
+            emit_mov16(e, R10, R10);
     }
+}
+
+/* The slow path where the segment is not one of a mask, a byte at %gs:. */
+static void emit_segment_check(struct job *job, const struct insn *insn, size_t mask)
+{
+    struct emit *e = job->e;
+    emit8(e, 0x65); /* testb $, %gs: */
+    emit8(e, 0xf6);
+    emit_gs_operand(e, 0, mask);
+    emit8(e, 1u << insn->seg);
+    add_slow(job, emit_jcc(e, CONDITION_E), insn);
+}
+
+/* add %gs:base of the segment, %r10d */
+static void emit_add_base(struct job *job, unsigned seg)
+{
+    struct emit *e = job->e;
+    emit8(e, 0x65);
+    emit8(e, rex_of(0, R10, 0));
+    emit8(e, OP_ADD_R);
+    emit_gs_operand(e, R10, offsetof(struct soft_cpu, seg_base) + 8 * (size_t)seg);
+}
+
+/* R10 is a 16-bit offset: the slow path where so many bytes from there on do not end with 64 KiB.
+ */
+static void emit_check_64k(struct job *job, const struct insn *insn, unsigned bytes)
+{
+    struct emit *e = job->e;
+    if (bytes == 1)
+        return;
+    emit_bytes(e, (const uint8_t[]){0x41, 0x81, 0xfa}, 3); /* cmp $, %r10d */
+    emit32(e, 0x10000 - bytes);
+    add_slow(job, emit_jcc(e, CONDITION_A), insn);
 }
 
 /*
  * R10, an offset in the segment of the memory operand, becomes the linear address. In 32-bit code
  * DS and SS are flat, or it would not be translated; the others may have a base, and where they
- * have a limit, the handler looks at it.
+ * have a limit, the handler looks at it. In 16-bit code all have a base, and SS at least 64 KiB.
  */
 static void emit_segment(struct job *job, const struct insn *insn)
 {
     struct emit *e = job->e;
-    bool write = insn->opcode->attr & ATTR_MEM_WRITE;
-    const size_t base = offsetof(struct soft_cpu, seg_base) + 8 * (size_t)insn->seg;
+    bool write = insn->opcode->attr & ATTR_MEM_WRITE, ss = insn->seg == SEG_SS;
     if (!job->code32) {
         if (insn->seg == SEG_FS || insn->seg == SEG_GS)
-            emit_gs64(e, OP_ADD_R, R10, base);
+            emit_gs64(e, OP_ADD_R, R10,
+                      offsetof(struct soft_cpu, seg_base) + 8 * (size_t)insn->seg);
         return;
     }
-    if (insn->seg == SEG_DS || insn->seg == SEG_SS)
+    if (!job->code16 && (ss || insn->seg == SEG_DS))
         return;
-    emit8(e, 0x65); /* testb $, %gs:seg_flat */
-    emit8(e, 0xf6);
-    emit_gs_operand(e, 0, write ? GS(seg_flat_write) : GS(seg_flat));
-    emit8(e, 1u << insn->seg);
-    add_slow(job, emit_jcc(e, CONDITION_E), insn);
-    emit8(e, 0x65); /* add %gs:, %r10d */
-    emit8(e, rex_of(0, R10, 0));
-    emit8(e, OP_ADD_R);
-    emit_gs_operand(e, R10, base);
+    if (job->code16 && insn->addr_bytes == 2) {
+        if (!ss)
+            emit_segment_check(job, insn, write ? GS(seg_64k_write) : GS(seg_64k));
+        emit_check_64k(job, insn, insn->mem_bytes);
+    } else {
+        emit_segment_check(job, insn, write ? GS(seg_flat_write) : GS(seg_flat));
+    }
+    emit_add_base(job, insn->seg);
 }
 
 /* The linear address of a memory operand to R10; R11 and the host's flags are lost. */
@@ -391,11 +438,13 @@ static uint8_t *emit_lookup(struct job *job, unsigned size, bool write)
     return miss;
 }
 
-/* lea bytes(base), to, as wide as stack pointers are: no flag changes. */
+/* lea bytes(base), to, as wide as stack pointers are (R10: 32 bits at least): no flag changes. */
 static void emit_stack_lea(struct job *job, unsigned to, unsigned base, int32_t bytes)
 {
     struct emit *e = job->e;
     bool small = bytes == (int8_t)bytes;
+    if (job->code16 && to == CPU_RSP)
+        emit8(e, 0x66);
     if (!job->code32 || to >= 8)
         emit8(e, rex_of(job->code32 ? 0 : REX_W, to, base));
     emit8(e, 0x8d);
@@ -426,12 +475,26 @@ static void emit_r10_operand(struct emit *e, unsigned reg, unsigned offset)
         emit32(e, offset);
 }
 
-/* The instruction with offset(%r10) for its memory operand, and `reg` for its register field. */
-static void emit_at_r10(struct emit *e, const struct insn *insn, unsigned reg, unsigned offset)
+/* Where a prefix stands for the other size. */
+static void emit_prefixes(const struct job *job, const struct insn *insn, const struct layout *l)
 {
+    struct emit *e = job->e;
+    for (unsigned i = 0; i < l->prefix_count; i++) {
+        if (!job->code16 || l->prefixes[i] != 0x66)
+            emit8(e, l->prefixes[i]);
+    }
+    if (job->code16 && insn->op_bytes == 2)
+        emit8(e, 0x66);
+}
+
+/* The instruction with offset(%r10) for its memory operand, and `reg` for its register field. */
+static void emit_at_r10(const struct job *job, const struct insn *insn, unsigned reg,
+                        unsigned offset)
+{
+    struct emit *e = job->e;
     struct layout l;
     translate_lay_out(insn, &l);
-    emit_bytes(e, l.prefixes, l.prefix_count);
+    emit_prefixes(job, insn, &l);
     if (l.has_vex) {
         emit8(e, l.vex[0]);
         emit8(e, (l.vex[1] & 0x1fu) | (reg & 8 ? 0 : 0x80u) | 0x40u); /* X unused, B: R10 */
@@ -453,7 +516,14 @@ static void emit_copy(struct job *job, const struct insn *insn, unsigned i)
         emit_gs64(e, OP_LOAD, R10, GS_GPR(R10));
     if (r11)
         emit_gs64(e, OP_LOAD, R11, GS_GPR(R11));
-    emit_bytes(e, insn->bytes, insn->len);
+    if (job->code16) {
+        struct layout l;
+        translate_lay_out(insn, &l);
+        emit_prefixes(job, insn, &l);
+        emit_bytes(e, insn->bytes + l.opcode_at, insn->len - l.opcode_at);
+    } else {
+        emit_bytes(e, insn->bytes, insn->len);
+    }
     if (r10)
         emit_gs64(e, OP_STORE, R10, GS_GPR(R10));
     if (r11)
@@ -482,6 +552,17 @@ static void emit_lea_constant(struct job *job, const struct insn *insn)
     }
     if (is_scratch(insn->reg))
         emit_gs64(e, OP_STORE, R10, GS_GPR(insn->reg));
+}
+
+static void emit_lea_16(struct job *job, const struct insn *insn)
+{
+    struct emit *e = job->e;
+    emit_offset(job, insn, 0);
+    if (insn->op_bytes == 2)
+        emit8(e, 0x66);
+    emit8(e, rex_of(0, R10, insn->reg)); /* mov %r10, reg */
+    emit8(e, OP_STORE);
+    emit8(e, 0xc0u | (R10 & 7) << 3 | insn->reg);
 }
 
 /* xchg low, high: of a register's two lowest bytes; no flag changes. */
@@ -524,7 +605,7 @@ static void emit_memory(struct job *job, const struct insn *insn, unsigned i)
         emit_gs64(e, OP_LOAD, R11, GS_GPR(reg));
     if (high)
         emit_swap_bytes(e, reg -= 4);
-    emit_at_r10(e, insn, scratch ? R11 : reg, offset);
+    emit_at_r10(job, insn, scratch ? R11 : reg, offset);
     if (high)
         emit_swap_bytes(e, reg);
     if (scratch)
@@ -556,7 +637,7 @@ static void emit_prefetch(struct job *job, const struct insn *insn, unsigned i)
         emit_gs64(e, OP_STORE, R10, GS(translated.target));
     emit_address(job, insn);
     uint8_t *miss = emit_lookup(job, 1, false);
-    emit_at_r10(e, insn, insn->modrm >> 3 & 7u, 0);
+    emit_at_r10(job, insn, insn->modrm >> 3 & 7u, 0);
     emit_lead(miss, e->at);
     if (job->group)
         emit_gs64(e, OP_LOAD, R10, GS(translated.target));
@@ -699,10 +780,12 @@ static void emit_x87(struct job *job, const struct insn *insn, unsigned i)
     }
 }
 
-/* mov offset(%r10), reg, or back; in 32-bit code of 32 bits */
+/* mov offset(%r10), reg, or back: of as many bits as the code */
 static void emit_word_r10(struct job *job, unsigned opcode, unsigned reg, unsigned offset)
 {
     struct emit *e = job->e;
+    if (job->code16)
+        emit8(e, 0x66);
     emit8(e, rex_of(job->code32 ? 0 : REX_W, reg, R10));
     emit8(e, opcode);
     emit_r10_operand(e, reg, offset);
@@ -718,6 +801,12 @@ static unsigned emit_stack(struct job *job, const struct insn *insn, int by, boo
         emit_stack_lea(job, R10, CPU_RSP, by);
     else
         emit_stack_top(job, CPU_RSP);
+    if (job->code16) {
+        if (by)
+            emit_mov16(job->e, R10, R10);
+        emit_check_64k(job, insn, job->word);
+        emit_add_base(job, SEG_SS);
+    }
     add_slow(job, emit_lookup(job, job->word, write), insn);
     return 0;
 }
@@ -737,10 +826,15 @@ static void emit_push(struct job *job, const struct insn *insn, unsigned i)
     }
     unsigned offset = emit_stack(job, insn, -(int)job->word, true);
     if (insn->op == OP_PUSH_IMM) { /* mov $, offset(%r10) */
+        if (job->code16)
+            emit8(e, 0x66);
         emit8(e, rex_of(job->code32 ? 0 : REX_W, 0, R10));
         emit8(e, 0xc7);
         emit_r10_operand(e, 0, offset);
-        emit32(e, (uint32_t)insn->imm);
+        if (job->code16)
+            emit16(e, (uint16_t)insn->imm);
+        else
+            emit32(e, (uint32_t)insn->imm);
     } else {
         if (reg == R11)
             emit_gs64(e, OP_LOAD, R11, copy ? GS(translated.target) : GS_GPR(insn->rm));
@@ -778,16 +872,23 @@ static void emit_handler(struct job *job, const struct insn *insn)
 
 /* --- branches --- */
 
+/* 16-bit code that runs into the end of its segment is for the run loop. */
+static bool is_beyond_64k(const struct job *job, uint64_t rip)
+{
+    return job->code16 && rip > UINT16_MAX;
+}
+
 static bool in_page(const struct job *job, uint64_t rip)
 {
-    return (rip ^ job->block->rip) >> 12 == 0;
+    return ((rip + job->start) ^ (job->block->rip + job->start)) >> 12 == 0 &&
+           !is_beyond_64k(job, rip);
 }
 
 /* Of a relative branch. */
 static uint64_t target_of(const struct job *job, const struct insn *insn)
 {
     uint64_t rip = rip_behind(job, insn) + insn->imm;
-    return job->code32 ? (uint32_t)rip : rip;
+    return job->code16 ? (uint16_t)rip : job->code32 ? (uint32_t)rip : rip;
 }
 
 /* Does the code at rip, in this page, do without the flags that it is entered with? */
@@ -808,7 +909,12 @@ static void emit_through_table(struct job *job, uint64_t rip)
 {
     struct emit *e = job->e;
     flags_to_memory(job);
-    emit_mov_imm(e, R10, rip);
+    if (is_beyond_64k(job, rip)) {
+        emit_mov_imm(e, R10, rip);
+        emit_jmp_gs(e, GS(translated.exit_saved));
+        return;
+    }
+    emit_mov_imm(e, R10, rip | job->tag);
     emit_jmp_gs(e, GS_CONTEXT(jumps) + 8 * (size_t)(uint16_t)rip);
 }
 
@@ -839,10 +945,50 @@ static void emit_jump_if(struct job *job, const struct insn *insn)
     }
 }
 
+static int8_t *emit_jrcxz(struct emit *e)
+{
+    emit8(e, 0xe3);
+    emit8(e, 0);
+    return (int8_t *)e->at - 1;
+}
+
+/* LOOP, JCXZ: no flag changes. Of CX the register is made: R11 is RCX meanwhile. */
+static void emit_loop(struct job *job, const struct insn *insn)
+{
+    struct emit *e = job->e;
+    bool loop = insn->op == OP_LOOP, narrow = insn->addr_bytes == 2;
+    uint64_t next = rip_behind(job, insn), target = target_of(job, insn);
+    if (loop) { /* lea -1(%rcx), %ecx */
+        if (narrow)
+            emit8(e, 0x66);
+        emit_bytes(e, (const uint8_t[]){0x8d, 0x49, 0xff}, 3);
+    }
+    if (narrow) {
+        emit_mov(e, R11, CPU_RCX);
+        emit_mov16(e, CPU_RCX, CPU_RCX);
+    } else {
+        emit8(e, 0x67);
+    }
+    int8_t *zero = emit_jrcxz(e);
+    bool saved = job->saved_valid;
+    if (narrow)
+        emit_mov(e, CPU_RCX, R11);
+    emit_goto(job, loop ? target : next);
+    *zero = (int8_t)((int8_t *)e->at - zero - 1);
+    job->saved_valid = saved;
+    if (narrow)
+        emit_mov(e, CPU_RCX, R11);
+    emit_goto(job, loop ? next : target);
+}
+
 /* Go on at R10. Flags are in memory. */
 static void emit_indirect(struct job *job, const struct insn *insn)
 {
     struct emit *e = job->e;
+    if (job->tag) {
+        emit_mov_imm(e, R11, job->tag);
+        emit_rr64(e, 0x09, R11, R10); /* or %r11, %r10 */
+    }
     emit8(e, 0x65); /* movl $, %gs:indirect */
     emit8(e, 0xc7);
     emit_gs_operand(e, 0, GS(translated.indirect));
@@ -852,17 +998,30 @@ static void emit_indirect(struct job *job, const struct insn *insn)
     emit32(e, (uint32_t)GS_CONTEXT(jumps));
 }
 
+/* The word at offset(%r10) to R10, the upper bits zero. */
+static void emit_load_target(struct job *job, unsigned offset)
+{
+    if (!job->code16) {
+        emit_word_r10(job, OP_LOAD, R10, offset);
+        return;
+    }
+    emit_bytes(job->e, (const uint8_t[]){0x45, 0x0f, 0xb7}, 3); /* movzwl offset(%r10), %r10d */
+    emit_r10_operand(job->e, R10, offset);
+}
+
 static void emit_ret(struct job *job, const struct insn *insn)
 {
     flags_to_memory(job);
-    emit_word_r10(job, OP_LOAD, R10, emit_stack(job, insn, 0, false));
+    emit_load_target(job, emit_stack(job, insn, 0, false));
     emit_add_rsp(job, (int32_t)job->word + (int32_t)(insn->imm & 0xffff));
     emit_indirect(job, insn);
 }
 
 static void emit_target_register(struct job *job, unsigned reg)
 {
-    if (job->code32)
+    if (job->code16)
+        emit_mov16(job->e, R10, reg);
+    else if (job->code32)
         emit_mov32(job->e, R10, reg);
     else
         load_guest(job->e, R10, reg);
@@ -877,7 +1036,7 @@ static void emit_target(struct job *job, const struct insn *insn)
     }
     emit_address(job, insn);
     add_slow(job, emit_lookup(job, job->word, false), insn);
-    emit_word_r10(job, OP_LOAD, R10, 0);
+    emit_load_target(job, 0);
 }
 
 static void emit_jmp_ind(struct job *job, const struct insn *insn)
@@ -933,6 +1092,7 @@ static bool needs_poll(const struct job *job)
     case WAY_CALL:
         return target < next || !in_page(job, target);
     case WAY_JCC:
+    case WAY_LOOP:
         return target < next || !in_page(job, target) || !in_page(job, next);
     case WAY_END:
         return !in_page(job, next);
@@ -947,7 +1107,8 @@ static bool needs_poll(const struct job *job)
 static unsigned poll_place(const struct job *job)
 {
     unsigned last = job->block->count - 1;
-    if (job->way[last] != WAY_JCC && job->way[last] != WAY_END && job->way[last] != WAY_JMP)
+    if (job->way[last] != WAY_JCC && job->way[last] != WAY_LOOP && job->way[last] != WAY_END &&
+        job->way[last] != WAY_JMP)
         return last; /* flags go to memory there anyway */
     for (unsigned i = last + 1; i-- > 0;) {
         if (job->live[i] == 0)
@@ -1015,6 +1176,9 @@ static void emit_by_way(struct job *job, unsigned i)
     case WAY_LEA:
         emit_lea_constant(job, insn);
         break;
+    case WAY_LEA_16:
+        emit_lea_16(job, insn);
+        break;
     case WAY_STEP:
         emit_step(job, insn, i);
         break;
@@ -1052,6 +1216,9 @@ static void emit_by_way(struct job *job, unsigned i)
         break;
     case WAY_JCC:
         emit_jump_if(job, insn);
+        break;
+    case WAY_LOOP:
+        emit_loop(job, insn);
         break;
     case WAY_CALL:
         emit_call(job, insn, i);
@@ -1214,6 +1381,7 @@ static bool wants_flags_saved(const struct job *job)
         switch ((enum way)job->way[i]) {
         case WAY_NOTHING:
         case WAY_LEA:
+        case WAY_LEA_16:
             break;
         case WAY_COPY:
         case WAY_STEP:
@@ -1224,6 +1392,7 @@ static bool wants_flags_saved(const struct job *job)
         case WAY_X87:
             return true;
         case WAY_JCC:
+        case WAY_LOOP:
         case WAY_JMP:
         case WAY_END:
             return (int)i == job->poll;
@@ -1250,7 +1419,7 @@ static void emit_entries(struct job *job)
     job->host_valid = false;
     job->saved_valid = true;
     block->indirect = translate_executable(job->t, e->at);
-    emit_mov_imm(e, R11, block->rip);
+    emit_mov_imm(e, R11, block->rip | job->tag);
     emit_bytes(e, (const uint8_t[]){0x4d, 0x39, 0xda}, 3); /* cmp %r11, %r10 */
     add_stub(job, STUB_EXIT, emit_jcc(e, CONDITION_NE));
     block->saved = translate_executable(job->t, e->at);
@@ -1335,19 +1504,23 @@ static bool is_worth(const struct job *job)
 
 bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit *e)
 {
-    bool code32 = !soft_code64(cpu);
+    bool code32 = !soft_code64(cpu), code16 = cpu->mode.code_bits == 16;
     struct job job = {.cpu = cpu,
                       .t = cpu->blocks->translator,
                       .block = block,
                       .e = e,
                       .code32 = code32,
-                      .word = code32 ? 4 : 8};
+                      .code16 = code16,
+                      .start = code16 ? cpu->seg_base[SEG_CS] : 0,
+                      .tag = cpu->code_tag,
+                      .word = cpu->mode.code_bits / 8u};
     analyse(&job);
     if (!is_worth(&job))
         return false;
     /* With a virtual clock each block looks at its start: emit_clock(). */
     job.poll = !job.t->count && needs_poll(&job) ? (int)poll_place(&job) : -1;
-    job.group_count = translate_groups(block, job.way, code32, job.groups, job.offset);
+    if (!code16)
+        job.group_count = translate_groups(block, job.way, code32, job.groups, job.offset);
     emit_entries(&job);
     bool keeps = job.saved_valid;
     const uint8_t *entry = translate_writable(job.t, block->code);

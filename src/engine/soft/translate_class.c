@@ -34,6 +34,7 @@ void translate_lay_out(const struct insn *insn, struct layout *l)
         /* Only right before the opcode it counts. */
         l->rex = (b[i] & 0xf0) == 0x40 ? b[i] : 0;
     }
+    l->opcode_at = (uint8_t)i;
     if (b[i] == 0xc4) {
         l->has_vex = true;
         memcpy(l->vex, b + i, 3);
@@ -220,38 +221,60 @@ static bool differs_in_64(const struct insn *insn)
     return !(l.vex[1] & 0x20) || !(l.vex[2] & 0x40) || (general && l.vex[2] & 0x80);
 }
 
-static enum way way_of_lea(const struct insn *insn)
+static enum way way_of_lea(const struct insn *insn, unsigned bits)
 {
-    if (insn->addr_bytes == 2)
-        return WAY_HANDLER;
     bool constant = insn->base == GPR_ZERO && insn->index == GPR_ZERO;
-    return insn->rip_relative || constant ? WAY_LEA : WAY_COPY;
+    if (insn->rip_relative || constant)
+        return WAY_LEA;
+    if (insn->addr_bytes == 2)
+        return bits == 16 ? WAY_LEA_16 : WAY_HANDLER;
+    return WAY_COPY;
 }
 
-/* It must not fail, and in 32-bit code a segment that is not flat would have to be looked at. */
-static enum way way_of_prefetch(const struct translator *t, const struct insn *insn, bool code32)
+/* It must not fail, and in other code a segment that is not flat would have to be looked at. */
+static enum way way_of_prefetch(const struct translator *t, const struct insn *insn, unsigned bits)
 {
-    bool flat = !code32 || insn->seg == SEG_DS || insn->seg == SEG_SS;
+    bool flat = bits == 64 || (bits == 32 && (insn->seg == SEG_DS || insn->seg == SEG_SS));
     return flat && t->host >> insn->opcode->feature & 1 ? WAY_PREFETCH : WAY_NOTHING;
 }
 
-enum way translate_way_of(const struct translator *t, const struct insn *insn, bool code32)
+/*
+ * In 16-bit code the prefix 66 stands for 32 bits, and in its translation for 16: it is put where
+ * the operand size says so. These it would turn into other instructions, or they take no part in
+ * what 16-bit code is about.
+ */
+static bool is_for_wider_code(const struct insn *insn)
 {
-    bool near = insn->op_bytes == (code32 ? 4 : 8); /* branches and the stack */
+    switch (insn->op) {
+    case OP_ADCX:
+    case OP_ADOX:
+    case OP_FENCE:
+    case OP_BSWAP:
+    case OP_MOVNTI:
+    case OP_CMPXCHG8B:
+        return true;
+    default:
+        return insn->op >= OP_VEC_BASE || insn->prefixes & PREFIX_VEX || translate_x87_needs(insn);
+    }
+}
+
+enum way translate_way_of(const struct translator *t, const struct insn *insn, unsigned bits)
+{
+    bool near = insn->op_bytes == bits / 8; /* branches and the stack */
     switch (insn->op) {
     case OP_FALL_THROUGH:
         return WAY_END;
     case OP_NOP:
         return WAY_NOTHING;
     case OP_PREFETCH:
-        return way_of_prefetch(t, insn, code32);
+        return way_of_prefetch(t, insn, bits);
     case OP_PUSH:
     case OP_PUSH_IMM:
         return near ? WAY_PUSH : WAY_HANDLER;
     case OP_POP:
         return near && !insn->is_mem && insn->rm != CPU_RSP ? WAY_POP : WAY_HANDLER;
     case OP_LEAVE:
-        return near ? WAY_LEAVE : WAY_HANDLER;
+        return near && bits != 16 ? WAY_LEAVE : WAY_HANDLER;
     case OP_MOV_MOFFS_LOAD:
     case OP_MOV_MOFFS_STORE:
         return WAY_MOFFS;
@@ -259,6 +282,9 @@ enum way translate_way_of(const struct translator *t, const struct insn *insn, b
         return near ? WAY_JMP : WAY_HANDLER;
     case OP_JCC:
         return near ? WAY_JCC : WAY_HANDLER;
+    case OP_LOOP:
+    case OP_JCXZ:
+        return near && bits != 64 ? WAY_LOOP : WAY_HANDLER;
     case OP_CALL:
         return near ? WAY_CALL : WAY_HANDLER;
     case OP_RET:
@@ -270,9 +296,10 @@ enum way translate_way_of(const struct translator *t, const struct insn *insn, b
     default:
         break;
     }
-    if (code32 && insn->opcode->form == FORM_OPREG && (insn->op == OP_INC || insn->op == OP_DEC))
+    if (bits != 64 && insn->opcode->form == FORM_OPREG &&
+        (insn->op == OP_INC || insn->op == OP_DEC))
         return WAY_STEP;
-    if (code32 && differs_in_64(insn))
+    if ((bits != 64 && differs_in_64(insn)) || (bits == 16 && is_for_wider_code(insn)))
         return WAY_HANDLER;
     if (translate_x87_needs(insn) && t->host >> insn->opcode->feature & 1)
         return WAY_X87;
@@ -284,7 +311,7 @@ enum way translate_way_of(const struct translator *t, const struct insn *insn, b
         (insn->opcode->feature != FEAT_BASE && !(t->host >> insn->opcode->feature & 1)))
         return WAY_HANDLER;
     if (insn->op == OP_LEA)
-        return way_of_lea(insn);
+        return way_of_lea(insn, bits);
     if (insn->is_mem)
         return way_of_memory(insn);
     return WAY_COPY;

@@ -9,19 +9,21 @@ enum way {
     WAY_HANDLER, /* by its handler */
     WAY_COPY,    /* as it is; R10 and R11 loaded before and stored behind it */
     WAY_LEA,     /* LEA of a constant */
+    WAY_LEA_16,  /* LEA of a 16-bit address */
     WAY_STEP,    /* INC, DEC in one byte, which are REX in 64-bit code */
     WAY_NOTHING, /* no effect */
     WAY_PREFETCH,
-    WAY_MEMORY,  /* with its memory operand at (%r10) */
-    WAY_MOFFS,   /* accumulator and memory at a constant address */
-    WAY_DIVIDE,  /* register or memory operand: where no overflow is possible */
-    WAY_VECTOR,  /* COPY or MEMORY, on the vector registers */
-    WAY_X87,     /* on the x87 or MMX registers: translate_x87.c */
+    WAY_MEMORY, /* with its memory operand at (%r10) */
+    WAY_MOFFS,  /* accumulator and memory at a constant address */
+    WAY_DIVIDE, /* register or memory operand: where no overflow is possible */
+    WAY_VECTOR, /* COPY or MEMORY, on the vector registers */
+    WAY_X87,    /* on the x87 or MMX registers: translate_x87.c */
     WAY_PUSH,
     WAY_POP, /* register */
     WAY_LEAVE,
     WAY_JMP,
     WAY_JCC,
+    WAY_LOOP, /* LOOP and JCXZ */
     WAY_CALL,
     WAY_RET,
     WAY_JMP_IND,
@@ -37,14 +39,15 @@ struct layout {
     bool has_vex;
     uint8_t opcode[3];
     uint8_t opcode_len;
-    uint8_t tail_at; /* behind ModRM and displacement: the immediate */
+    uint8_t opcode_at; /* in the instruction; not of VEX */
+    uint8_t tail_at;   /* behind ModRM and displacement: the immediate */
 };
 
-/* With a ModRM byte that names memory. */
+/* tail_at: where a ModRM byte names memory. */
 void translate_lay_out(const struct insn *insn, struct layout *l);
 
-/* code32: of code of 32 bits, else of 64. */
-enum way translate_way_of(const struct translator *t, const struct insn *insn, bool code32);
+/* Of code of 64, 32 or 16 bits. */
+enum way translate_way_of(const struct translator *t, const struct insn *insn, unsigned bits);
 
 /* The registers that the instruction wants: enum vectors. */
 unsigned translate_vectors_of(const struct insn *insn, enum way way);

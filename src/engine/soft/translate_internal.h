@@ -26,9 +26,9 @@ struct translator {
     struct translate_options options;
     unsigned since_flush; /* blocks */
     bool left;            /* translated code has left for an address: the three below */
-    uint64_t left_for;
-    uint64_t left_key; /* soft_cpu.block_key then */
-    uint8_t *left_at;  /* the displacement of a jump within the page, as it is run; or NULL */
+    uint64_t left_for;    /* with soft_cpu.code_tag */
+    uint64_t left_key;    /* soft_cpu.block_key then */
+    uint8_t *left_at;     /* the displacement of a jump within the page, as it is run; or NULL */
     struct translate_stats stats;
 };
 

@@ -73,7 +73,23 @@ static void put32(uint32_t value)
         put(value >> (8 * i));
 }
 
-static bool code32; /* in compatibility mode; else of 64 bits */
+static bool code32; /* in compatibility mode, of 32 bits or 16; else of 64 */
+static bool code16;
+
+static void put16(uint32_t value)
+{
+    put(value);
+    put(value >> 8);
+}
+
+/* An address, a distance or an immediate of the usual size. */
+static void put_word(uint32_t value)
+{
+    if (code16)
+        put16(value);
+    else
+        put32(value);
+}
 
 /* Registers that hold addresses, and those that anything is done with: the first ones are those of
  * 32-bit code. */
@@ -122,6 +138,14 @@ static unsigned pick_pointer(void)
 /* ES, FS, GS, CS, DS, SS: set_segments() */
 static const uint8_t segments[] = {0x26, 0x26, 0x64, 0x64, 0x65, 0x2e, 0x3e, 0x36};
 
+static void put_distance(bool far)
+{
+    if (far)
+        put_word(8 * below(80) - 256);
+    else
+        put(8 * below(16) + (one_in(4) ? below(8) : 0));
+}
+
 /* An opcode, its legacy prefix before REX, with memory for r/m. escape: 0, 0x0f, 0x0f38. */
 static void put_memory(unsigned prefix, bool wide, unsigned escape, unsigned opcode, unsigned reg)
 {
@@ -133,25 +157,33 @@ static void put_memory(unsigned prefix, bool wide, unsigned escape, unsigned opc
     if (code32 && one_in(16))
         put(PICK(segments));
     unsigned rex = (wide ? 8u : 0) | (reg >> 3 & 1) << 2;
-    put_rex(relative ? rex : rex | (index >> 3 & 1) << 1 | (base >> 3 & 1));
+    if (!code16)
+        put_rex(relative ? rex : rex | (index >> 3 & 1) << 1 | (base >> 3 & 1));
     if (escape)
         put(0x0f);
     if (escape > 0xff)
         put(escape);
     put(opcode);
     /* From the next instruction in 64-bit code: an immediate of one byte moves it, no harm. */
+    if (relative && code16) {
+        put((reg & 7) << 3 | 6);
+        put16(scratch_address());
+        return;
+    }
     if (relative) {
         put((reg & 7) << 3 | 5);
         put32(scratch_address() - (code32 ? 0 : origin + len + 4));
         return;
     }
     bool far = one_in(4);
+    if (code16) { /* BX+SI, BX+DI, BP+SI, BP+DI, SI, DI, BP, BX */
+        put((far ? 0x80u : 0x40u) | (reg & 7) << 3 | below(8));
+        put_distance(far);
+        return;
+    }
     put((far ? 0x80u : 0x40u) | (reg & 7) << 3 | 4);
     put(below(4) << 6 | (index & 7) << 3 | (base & 7));
-    if (far)
-        put32(8 * below(80) - 256);
-    else
-        put(8 * below(16) + (one_in(4) ? below(8) : 0));
+    put_distance(far);
 }
 
 static void put_registers(unsigned prefix, bool wide, unsigned escape, unsigned opcode,
@@ -273,7 +305,7 @@ static void put_stack(void)
         break;
     case 5: /* push $ */
         put(0x68);
-        put32(below(UINT32_MAX));
+        put_word(below(UINT32_MAX));
         break;
     case 6: /* add or sub $, %rsp */
         put_registers(0, true, 0, 0x83, one_in(2) ? 0 : 5, CPU_RSP);
@@ -302,8 +334,12 @@ static void put_pointer(void)
     } else if (one_in(2)) { /* lea disp8(reg), reg */
         put_rex(8u | (reg >> 3) << 2 | reg >> 3);
         put(0x8d);
-        put(0x40u | (reg & 7) << 3 | 4);
-        put(0x20u | (reg & 7));
+        if (code16) {
+            put(0x40u | (reg & 7) << 3 | below(8));
+        } else {
+            put(0x40u | (reg & 7) << 3 | 4);
+            put(0x20u | (reg & 7));
+        }
         put(8 * below(32));
     } else {
         put_registers(0, true, 0, 0x83, one_in(2) ? 0 : 5, reg);
@@ -314,7 +350,7 @@ static void put_pointer(void)
 static void put_call(void)
 {
     put(0xe8);
-    put32(FUNCTION - (origin + len + 4));
+    put_word(FUNCTION - (origin + len + (code16 ? 2 : 4)));
 }
 
 /* mov of the accumulator and memory at an address that is in the instruction */
@@ -324,7 +360,7 @@ static void put_moffs(void)
     if (code32 && one_in(3))
         put(PICK(segments));
     put(0xa0u + below(4));
-    put32((uint32_t)address);
+    put_word((uint32_t)address);
     if (!code32)
         put32((uint32_t)(address >> 32));
 }
@@ -356,6 +392,12 @@ static void put_one(void)
         put_null_segment();
         return;
     }
+    if (code32 && one_in(20)) { /* loop, jcxz over an instruction */
+        put(one_in(2) ? 0xe2 : 0xe3);
+        put(1);
+        put(0x90);
+        return;
+    }
     if (n < 9)
         put_integer();
     else if (n < 11)
@@ -382,7 +424,7 @@ static void finish_loop(void)
     put_registers(0, true, 0, 0xff, 1, counter()); /* dec */
     put(0x0f);                                     /* jnz origin */
     put(0x85);
-    put32(0u - (len + 4));
+    put_word(0u - (len + (code16 ? 2 : 4)));
     put(0xe6); /* out %al, $0x80: the end */
     put(0x80);
     put(0xf4);
@@ -395,13 +437,17 @@ static void make_loop(void)
     static const uint8_t function[] = {0x53, 0x4c, 0x8b, 0x64, 0x24, 0x10, 0x41, 0x59, 0xc3};
     /* push %ebx; mov 8(%esp), %edx; pop %ecx; ret */
     static const uint8_t function32[] = {0x53, 0x8b, 0x54, 0x24, 8, 0x59, 0xc3};
+    /* push %bx; mov %sp, %bp; mov 4(%bp), %dx; pop %cx; ret */
+    static const uint8_t function16[] = {0x53, 0x8b, 0xec, 0x8b, 0x56, 4, 0x59, 0xc3};
     len = 0;
     origin = one_in(2) ? CODE : PAGE_END - 1 - below(300);
     favourites[0] = (uint8_t)a_pointer();
     favourites[1] = (uint8_t)a_pointer();
     for (unsigned n = 3 + below(40); n > 0; n--)
         put_one();
-    if (code32)
+    if (code16)
+        put_bytes(FUNCTION, function16, sizeof(function16));
+    else if (code32)
         put_bytes(FUNCTION, function32, sizeof(function32));
     else
         put_bytes(FUNCTION, function, sizeof(function));
@@ -419,17 +465,21 @@ struct state {
 
 static struct state start, first, second;
 
-/* FS has a base, GS a limit. */
+/* FS has a base, GS a limit; of 16-bit code all have both, and the data are 64 KiB. */
 static void set_segments(void)
 {
     cpu->efer = CPU_EFER_LME | CPU_EFER_LMA;
-    cpu->seg[SEG_FS].base = 0x40;
-    cpu->seg[SEG_GS].limit = DATA + 0x7fff;
+    for (unsigned i = 0; code16 && i < SEG_COUNT; i++) {
+        cpu->seg[i].base = i == SEG_CS ? CODE : DATA;
+        cpu->seg[i].limit = UINT16_MAX;
+    }
+    cpu->seg[SEG_FS].base += 0x40;
+    cpu->seg[SEG_GS].limit = (code16 ? 0 : DATA) + 0x7fff;
 }
 
 static void map_pages(void)
 {
-    test_mode(cpu, code32 ? 32 : 64, 3);
+    test_mode(cpu, code16 ? 16 : code32 ? 32 : 64, 3);
     if (code32)
         set_segments();
     memset(guest.ram + TABLES, 0, 0x5000);
@@ -468,7 +518,7 @@ static void make_start(void)
         start.gpr[pointers[i]] = random_address();
     start.gpr[CPU_RSP] = STACK + 8 * below(600);
     start.gpr[counter()] = ROUNDS;
-    start.rip = origin;
+    start.rip = origin - (code16 ? CODE : 0);
     start.rflags = RFLAGS_FIXED | RFLAGS_IOPL | (below(4096) & RFLAGS_ARITH);
     start.fpu = cpu->fpu;
     for (unsigned i = 0; i < sizeof(start.data); i++)
@@ -604,17 +654,21 @@ static void test_random(unsigned count)
         {", forgetting the code",        {.runs = 2, .flush_every = 3}},
     };
     for (unsigned i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
-        for (unsigned kind = 0; kind < 4; kind++) {
+        for (unsigned kind = 0; kind < 6; kind++) {
             with_x87 = kind & 1;
-            code32 = kind & 2;
+            code16 = kind >= 4;
+            code32 = kind >= 2;
             char name[80];
-            snprintf(name, sizeof(name), "random loops of %u bits%s%s", code32 ? 32 : 64,
+            snprintf(name, sizeof(name), "random loops of %u bits%s%s",
+                     code16   ? 16
+                     : code32 ? 32
+                              : 64,
                      with_x87 ? " with x87 code" : "", modes[i].title);
             ok(random_loops(count, &modes[i].options), name);
         }
     }
-    code32 = false;
-    unsigned all = count * 4 * (unsigned)(sizeof(modes) / sizeof(modes[0]));
+    code32 = code16 = false;
+    unsigned all = count * 6 * (unsigned)(sizeof(modes) / sizeof(modes[0]));
     printf("# %u of %u end by a fault\n", faults, all);
     ok(faults > all / 20 && faults < all - all / 20, "some end by a fault");
 }

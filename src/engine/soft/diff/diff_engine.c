@@ -146,7 +146,7 @@ void diff_engine_set_mode(struct diff_engine *e, const struct diff_mode *mode)
 static bool execute_translated(struct soft_cpu *cpu, struct diff_insn *d)
 {
     uint8_t byte;
-    if (!cpu->mode.flat || d->not_translated)
+    if (!cpu->mode.translatable || d->not_translated)
         return false;
     struct block *block = block_of_insn(cpu, &d->insn);
     d->not_translated = !translate_test_block(cpu, block);
