@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The second tier: blocks of 64-bit code, of 32-bit code whose segments are flat, and of 16-bit code
- * in segments of 64 KiB, that run often are translated to host code, one pass and no intermediate
- * form, since guest and host have the same instructions.
+ * The second tier: blocks of 64-bit code, of 32-bit code whose segments are flat, and of 16-bit
+ * code in segments of 64 KiB, that run often are translated to host code, one pass and no
+ * intermediate form, since guest and host have the same instructions.
  *
  *     translate.c        the code cache, entering and leaving it, links, invalidation
  *     translate_block.c  a block's analysis and its code
@@ -22,9 +22,9 @@
  *     ES, FS and GS are is looked at. A context is of 64-bit code or of others, so that no jump
  *     leads from one to the other;
  *   - of 16-bit code, offsets are cut to 16 bits and checked against 64 KiB, and the segment's base
- *     is added; the prefix of the other size is put where it was missing, and left out where it was.
- *     CS and its base are part of the key, and of what indirect branches compare: in the jump table
- *     an address goes with soft_cpu.code_tag, since the same RIP is elsewhere in another segment;
+ *     is added; the prefix of the other size is put where it was missing, and left out where it
+ * was. CS and its base are part of the key, and of what indirect branches compare: in the jump
+ * table an address goes with soft_cpu.code_tag, since the same RIP is elsewhere in another segment;
  *   - soft_cpu.rip is not kept: the code knows it;
  *   - the vector and x87 registers are the guest's where soft_translated.vectors says so;
  *   - an access to memory looks into the TLB of the current context. Where it does not hit, the
