@@ -479,8 +479,10 @@ static void file_close(struct block_dev *dev)
         munmap(disk->buffers, BUFFERS_BYTES);
     if (disk->claim_fd >= 0)
         close(disk->claim_fd);
-    if (disk->fd >= 0)
+    if (disk->fd >= 0) {
+        block_unlock(disk->fd);
         close(disk->fd);
+    }
     free(disk);
 }
 

@@ -6,9 +6,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/loop.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,6 +18,7 @@
 #include "base/err.h"
 #include "base/tap.h"
 #include "base/units.h"
+#include "block/lock.h"
 
 #define DISK_BYTES (8 * MIB)
 #define BATCH      48
@@ -129,8 +132,10 @@ static struct block_dev *open_disk(const char *path, enum block_cache cache)
     struct err err = ERR_INIT;
     struct block_dev *dev = NULL;
     struct block_options options = {.path = path, .cache = cache};
-    if (block_open(&dev, &options, &err) < 0 || block_attach(dev, loop, &err) < 0)
+    if (block_open(&dev, &options, &err) < 0 || block_attach(dev, loop, &err) < 0) {
         ok(false, err.text);
+        exit(1);
+    }
     return dev;
 }
 
@@ -405,6 +410,50 @@ static int shell(const char *format, const char *path)
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+/* An open file with a lock goes into a message: no process has it until it is received. */
+static bool send_file(int socket, int fd)
+{
+    char byte = 0;
+    struct iovec iov = {&byte, 1};
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct msghdr message = {.msg_iov = &iov,
+                             .msg_iovlen = 1,
+                             .msg_control = &control,
+                             .msg_controllen = sizeof(control)};
+    control.header = (struct cmsghdr){
+        .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int))};
+    memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+    return sendmsg(socket, &message, 0) == 1;
+}
+
+static void *close_soon(void *socket)
+{
+    usleep(200000);
+    close(*(int *)socket); /* and the message with it */
+    return NULL;
+}
+
+/* io_uring's files are open a little longer than the process that had them. */
+static void test_lock_lingers(const char *path)
+{
+    struct err err;
+    pthread_t thread;
+    int sockets[2], fd = open(path, O_RDWR | O_CLOEXEC);
+    is_int(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets), 0, "sockets");
+    is_int(block_lock(fd, path, true, false, &err), 0, "a lock");
+    ok(send_file(sockets[0], fd), "that no process holds");
+    close(fd);
+    close(sockets[0]);
+    is_int(try_open(path, false, false, &err), -EAGAIN, "is one");
+    ok(strstr(err.text, "another process") != NULL, "the error names no process");
+    pthread_create(&thread, NULL, close_soon, &sockets[1]);
+    is_int(try_open(path, false, false, &err), 0, "one that goes soon is waited for");
+    pthread_join(thread, NULL);
+}
+
 static void test_lock_qemu(const char *path)
 {
     if (!have_program("qemu-io") || !have_program("qemu-img")) {
@@ -552,6 +601,7 @@ int main(void)
         test_read_only(file);
         test_locks_between(file);
         test_lock_names_process(file);
+        test_lock_lingers(file);
         test_lock_qemu(file);
         unlink(file);
         free(file);

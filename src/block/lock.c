@@ -21,6 +21,13 @@
 #define LOCK_UNSHARED_BASE 200
 #define LOCK_BYTES         10
 
+/*
+ * The kernel closes a file that io_uring was used on a little after the last request, or the
+ * process, has ended. A lock that no process holds may be of such a one: so long we wait for it.
+ */
+#define LINGER_MS      1000
+#define LINGER_STEP_MS 10
+
 enum {
     PERM_CONSISTENT_READ = 1u << 0,
     PERM_WRITE = 1u << 1,
@@ -39,7 +46,7 @@ static int lock_byte(int fd, off_t byte)
     return rc < 0 ? -errno : 0;
 }
 
-static void unlock_all(int fd)
+void block_unlock(int fd)
 {
     struct flock lock = {.l_type = F_UNLCK,
                          .l_whence = SEEK_SET,
@@ -139,15 +146,16 @@ static void read_comm(pid_t pid, char *comm, size_t len)
     fclose(file);
 }
 
-/* Gives up our own locks, which the search would find first. */
+/* Gives up our own locks, which the search would find first. -EAGAIN, or -EBUSY where no process
+ * was found. */
 static int report_holder(int fd, const char *path, off_t byte, pid_t pid, struct err *err)
 {
     char comm[64];
-    unlock_all(fd);
+    block_unlock(fd);
     if (pid <= 0)
         pid = find_holder(fd, byte);
     if (pid <= 0)
-        return err_set(err, EAGAIN, "%s is in use by another process", path);
+        return -EBUSY;
     read_comm(pid, comm, sizeof(comm));
     if (pid == getpid())
         return err_set(err, EAGAIN, "%s is in use by this process already", path);
@@ -180,7 +188,8 @@ static int check_bytes(int fd, const char *path, off_t base, unsigned perms, str
     return 0;
 }
 
-int block_lock(int fd, const char *path, bool writable, bool share, struct err *err)
+/* As block_lock(); -EBUSY: there is a lock, and no process that holds it. */
+static int lock_once(int fd, const char *path, bool writable, bool share, struct err *err)
 {
     unsigned used = PERM_CONSISTENT_READ | (writable ? PERM_WRITE : 0);
     unsigned unshared = share ? 0 : PERM_WRITE | PERM_RESIZE;
@@ -202,6 +211,18 @@ int block_lock(int fd, const char *path, bool writable, bool share, struct err *
             rc = check_bytes(fd, path, LOCK_UNSHARED_BASE, used, err);
     }
     if (rc < 0)
-        unlock_all(fd);
+        block_unlock(fd);
+    return rc;
+}
+
+int block_lock(int fd, const char *path, bool writable, bool share, struct err *err)
+{
+    int rc = lock_once(fd, path, writable, share, err);
+    for (unsigned ms = 0; rc == -EBUSY && ms < LINGER_MS; ms += LINGER_STEP_MS) {
+        usleep(LINGER_STEP_MS * 1000);
+        rc = lock_once(fd, path, writable, share, err);
+    }
+    if (rc == -EBUSY)
+        return err_set(err, EAGAIN, "%s is in use by another process", path);
     return rc;
 }
