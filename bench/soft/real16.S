@@ -2,7 +2,7 @@
 /*
  * Real mode at work, as firmware and boot loaders are: a sieve, a checksum that is called for each
  * byte, and copies by words between segments. A flat Multiboot image, linked at 0x8000 and loaded at 1
- * MiB; prints "begin" and "end" on COM1, and ends by the exit port.
+ * MiB; prints "begin" and "end" on COM1, and ends by the exit port where there is one.
  */
 #define MAGIC      0x1badb002
 #define FLAGS      0x10000

@@ -287,11 +287,10 @@ static struct block *find_slowly(struct soft_cpu *cpu, struct block_front *front
     else
         b = make(cpu, &f, mode);
     bool global = found.global && (!f.crossed || f.next.global);
-    /* Code segments that are not flat have a base and a limit that may change under the same key.
-     */
-    if (b != cpu->blocks->transient && cpu->code_flat)
-        *front = (struct block_front){
-            .rip = cpu->rip, .key = global ? cpu->global_block_key : cpu->block_key, .block = b};
+    if (b != cpu->blocks->transient && cpu->code_keyed)
+        *front = (struct block_front){.rip = cpu->rip | cpu->code_tag,
+                                      .key = global ? cpu->global_block_key : cpu->block_key,
+                                      .block = b};
     return b;
 }
 

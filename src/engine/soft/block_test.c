@@ -294,21 +294,29 @@ static void test_crossing(void)
     set_page(PAGE_END, PAGE_END | PTE);
 }
 
-/* The same RIP in another code segment is another address. */
+/* The same RIP in another code segment is another address; also where CS begins with 0. */
 static void test_base(void)
 {
+    static const uint32_t bases[] = {CODE, OTHER, 0};
     map_pages();
     for (unsigned bits = 16; bits <= 32; bits += 16) {
         test_mode(cpu, bits, 0);
-        PUT(CODE + 0x100, 0xb0, 1, 0xc3);
-        PUT(OTHER + 0x100, 0xb0, 2, 0xc3);
+        cpu->seg[SEG_SS].limit = cpu->seg[SEG_DS].limit = 0xfff; /* none of them is translatable */
         if (bits == 16)
             cpu->seg[SEG_CS].limit = 0xffff;
-        for (unsigned round = 0; round < 3; round++) {
-            cpu->seg[SEG_CS].base = round & 1 ? OTHER : CODE;
+        for (unsigned i = 0; i < 3; i++)
+            PUT(bases[i] + 0x100, 0xb0, (uint8_t)i, 0xc3);
+        uint64_t made = stats().made;
+        for (unsigned round = 0; round < 9; round++) {
+            cpu->seg[SEG_CS].base = bases[round % 3];
             soft_cpu_update(cpu);
-            is_int(at(0x100)->insns[0].imm, round & 1 ? 2 : 1, "code of that segment");
+            is_int(at(0x100)->insns[0].imm, round % 3, "code of that segment");
         }
+        is_int(stats().made, made + 3, "each is made once");
+        is_int(at(0x100)->insns[0].imm, 2, "the last one");
+        uint64_t searched = stats().found;
+        at(0x100);
+        is_int(stats().found, searched, "is found by RIP");
     }
     test_mode(cpu, 16, 0);
     cpu->seg[SEG_CS].limit = 0xffff;

@@ -22,9 +22,9 @@
  *     ES, FS and GS are is looked at. A context is of 64-bit code or of others, so that no jump
  *     leads from one to the other;
  *   - of 16-bit code, offsets are cut to 16 bits and checked against 64 KiB, and the segment's base
- *     is added; the prefix of the other size is put where it was missing, and left out where it
- * was. CS and its base are part of the key, and of what indirect branches compare: in the jump
- * table an address goes with soft_cpu.code_tag, since the same RIP is elsewhere in another segment;
+ *     is added; the prefix of the other size is put where it was missing, and the other way round.
+ *     Where CS begins is part of the key, and of what indirect branches compare: in the jump table
+ *     an address goes with soft_cpu.code_tag;
  *   - soft_cpu.rip is not kept: the code knows it;
  *   - the vector and x87 registers are the guest's where soft_translated.vectors says so;
  *   - an access to memory looks into the TLB of the current context. Where it does not hit, the

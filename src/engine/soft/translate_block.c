@@ -21,7 +21,8 @@
 
 #define ARITH ((unsigned)RFLAGS_ARITH)
 
-/* At most four for an instruction, twice where it is in a group, and those of the block. */
+/* At most four for an instruction, twice where it is in a group (five in 16-bit code, which has no
+ * groups), and those of the block. */
 #define STUBS (8 * BLOCK_INSNS_MAX + 8)
 
 /* Code out of the way: a slow path, or the first aim of a link. */
@@ -101,15 +102,21 @@ static void analyse(struct job *job)
     job->block->flags_in = job->live[0];
 }
 
+/* The host's flags to AX, as in soft_translated.flags. */
+static void emit_flags_to_ax(struct emit *e)
+{
+    emit8(e, 0x9f); /* lahf */
+    emit8(e, 0x0f); /* seto %al */
+    emit8(e, 0x90);
+    emit8(e, 0xc0);
+}
+
 /* Flags from the host's register to memory; R11 is lost. */
 static void save_flags(struct job *job)
 {
     struct emit *e = job->e;
     emit_mov(e, R11, CPU_RAX);
-    emit8(e, 0x9f); /* lahf */
-    emit8(e, 0x0f); /* seto %al */
-    emit8(e, 0x90);
-    emit8(e, 0xc0);
+    emit_flags_to_ax(e);
     emit8(e, 0x66); /* mov %ax, %gs: */
     emit8(e, 0x65);
     emit8(e, 0x89);
@@ -186,10 +193,7 @@ static void keep_flags(struct job *job, unsigned kept)
     struct emit *e = job->e;
     uint16_t mask = (uint16_t)((kept & LAHF_MASK) << 8 | (kept & RFLAGS_OF ? 1u : 0));
     emit_mov(e, R11, CPU_RAX);
-    emit8(e, 0x9f); /* lahf */
-    emit8(e, 0x0f); /* seto %al */
-    emit8(e, 0x90);
-    emit8(e, 0xc0);
+    emit_flags_to_ax(e);
     emit8(e, 0x66); /* and $, %ax */
     emit8(e, 0x25);
     emit16(e, (uint16_t)~mask);
