@@ -5,7 +5,7 @@
  * intermediate form, since guest and host have the same instructions.
  *
  *     translate.c        the code cache, entering and leaving it, links, invalidation
- *     translate_block.c  a block's analysis and its code
+ *     translate_block.c  a block's analysis and its code; translate_job.h says what else makes it
  *     translate_class.c  in which way an instruction is translated
  *     translate_emit.h   bytes
  *     translate_x87.c    x87 and MMX instructions

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Where a block goes on. */
+#include "engine/soft/translate_job.h"
+
+#include <assert.h>
+
+#include "engine/soft/mmu_internal.h"
+
+/* 16-bit code that runs into the end of its segment is for the run loop. */
+static bool is_beyond_64k(const struct job *job, uint64_t rip)
+{
+    return job->code16 && rip > UINT16_MAX;
+}
+
+bool in_page(const struct job *job, uint64_t rip)
+{
+    return ((rip + job->start) ^ (job->block->rip + job->start)) >> 12 == 0 &&
+           !is_beyond_64k(job, rip);
+}
+
+uint64_t target_of(const struct job *job, const struct insn *insn)
+{
+    uint64_t rip = rip_behind(job, insn) + insn->imm;
+    return job->code16 ? (uint16_t)rip : job->code32 ? (uint32_t)rip : rip;
+}
+
+/* Does the code at rip, in this page, do without the flags that it is entered with? */
+static bool flags_dead_at(const struct job *job, uint64_t rip)
+{
+    const struct block *b = block_lookup(job->cpu, job->block->gpa + (rip - job->block->rip), rip);
+    return b && b->code && b->flags_in == 0 && !job->t->options.exact;
+}
+
+/* Flags must be in memory, whatever follows. */
+static void flags_to_memory(struct job *job)
+{
+    if (!job->saved_valid)
+        save_flags(job);
+}
+
+void emit_through_table(struct job *job, uint64_t rip)
+{
+    struct emit *e = job->e;
+    flags_to_memory(job);
+    if (is_beyond_64k(job, rip)) {
+        emit_mov_imm(e, R10, rip);
+        emit_jmp_gs(e, GS(translated.exit_saved));
+        return;
+    }
+    emit_mov_imm(e, R10, rip | job->tag);
+    emit_jmp_gs(e, GS_CONTEXT(jumps) + 8 * (size_t)(uint16_t)rip);
+}
+
+/* Go on at a constant address. */
+static void emit_goto(struct job *job, uint64_t rip)
+{
+    if (!in_page(job, rip)) {
+        emit_through_table(job, rip);
+        return;
+    }
+    add_stub(job, STUB_LINK, emit_jmp(job->e))->rip = rip;
+}
+
+static void emit_jump_if(struct job *job, const struct insn *insn)
+{
+    uint64_t next = rip_behind(job, insn), target = target_of(job, insn);
+    if (!job->host_valid)
+        restore_flags(job);
+    uint8_t *taken = emit_jcc(job->e, insn->opcode_byte & 15u);
+    bool saved = job->saved_valid;
+    emit_goto(job, next);
+    job->saved_valid = saved;
+    if (in_page(job, target)) {
+        add_stub(job, STUB_LINK, taken)->rip = target;
+    } else {
+        emit_lead(taken, job->e->at);
+        emit_through_table(job, target);
+    }
+}
+
+static int8_t *emit_jrcxz(struct emit *e)
+{
+    emit8(e, 0xe3);
+    emit8(e, 0);
+    return (int8_t *)e->at - 1;
+}
+
+/* LOOP, JCXZ: no flag changes. Of CX the register is made: R11 is RCX meanwhile. */
+static void emit_loop(struct job *job, const struct insn *insn)
+{
+    struct emit *e = job->e;
+    bool loop = insn->op == OP_LOOP, narrow = insn->addr_bytes == 2;
+    uint64_t next = rip_behind(job, insn), target = target_of(job, insn);
+    if (loop) { /* lea -1(%rcx), %ecx */
+        if (narrow)
+            emit8(e, 0x66);
+        emit_bytes(e, (const uint8_t[]){0x8d, 0x49, 0xff}, 3);
+    }
+    if (narrow) {
+        emit_mov(e, R11, CPU_RCX);
+        emit_mov16(e, CPU_RCX, CPU_RCX);
+    } else {
+        emit8(e, 0x67);
+    }
+    int8_t *zero = emit_jrcxz(e);
+    bool saved = job->saved_valid;
+    if (narrow)
+        emit_mov(e, CPU_RCX, R11);
+    emit_goto(job, loop ? target : next);
+    *zero = (int8_t)((int8_t *)e->at - zero - 1);
+    job->saved_valid = saved;
+    if (narrow)
+        emit_mov(e, CPU_RCX, R11);
+    emit_goto(job, loop ? next : target);
+}
+
+/* Go on at R10. Flags are in memory. */
+static void emit_indirect(struct job *job, const struct insn *insn)
+{
+    struct emit *e = job->e;
+    if (job->tag) {
+        emit_mov_imm(e, R11, job->tag);
+        emit_rr64(e, 0x09, R11, R10); /* or %r11, %r10 */
+    }
+    emit8(e, 0x65); /* movl $, %gs:indirect */
+    emit8(e, 0xc7);
+    emit_gs_operand(e, 0, GS(translated.indirect));
+    emit32(e, block_insn_offset(job->cpu, insn));
+    emit_bytes(e, (const uint8_t[]){0x45, 0x0f, 0xb7, 0xda}, 4);       /* movzwl %r10w, %r11d */
+    emit_bytes(e, (const uint8_t[]){0x65, 0x42, 0xff, 0x24, 0xdd}, 5); /* jmp *%gs:(,%r11,8) */
+    emit32(e, (uint32_t)GS_CONTEXT(jumps));
+}
+
+/* The word at offset(%r10) to R10, the upper bits zero. */
+static void emit_load_target(struct job *job, unsigned offset)
+{
+    if (!job->code16) {
+        emit_word_r10(job, OP_LOAD, R10, offset);
+        return;
+    }
+    emit_bytes(job->e, (const uint8_t[]){0x45, 0x0f, 0xb7}, 3); /* movzwl offset(%r10), %r10d */
+    emit_r10_operand(job->e, R10, offset);
+}
+
+static void emit_ret(struct job *job, const struct insn *insn)
+{
+    flags_to_memory(job);
+    emit_load_target(job, emit_stack(job, insn, 0, false));
+    emit_add_rsp(job, (int32_t)job->word + (int32_t)(insn->imm & 0xffff));
+    emit_indirect(job, insn);
+}
+
+static void emit_target_register(struct job *job, unsigned reg)
+{
+    if (job->code16)
+        emit_mov16(job->e, R10, reg);
+    else if (job->code32)
+        emit_mov32(job->e, R10, reg);
+    else
+        load_guest(job->e, R10, reg);
+}
+
+/* The target of an indirect branch to R10. Flags are in memory. */
+static void emit_target(struct job *job, const struct insn *insn)
+{
+    if (!insn->is_mem) {
+        emit_target_register(job, insn->rm);
+        return;
+    }
+    emit_address(job, insn);
+    add_slow(job, emit_lookup(job, job->word, false), insn);
+    emit_load_target(job, 0);
+}
+
+static void emit_jmp_ind(struct job *job, const struct insn *insn)
+{
+    flags_to_memory(job);
+    emit_target(job, insn);
+    emit_indirect(job, insn);
+}
+
+/* The return address to the stack. Flags are in memory; R10 and R11 are lost. */
+static void emit_push_return(struct job *job, const struct insn *insn)
+{
+    unsigned offset = emit_stack(job, insn, -(int)job->word, true);
+    emit_mov_imm(job->e, R11, rip_behind(job, insn));
+    emit_word_r10(job, OP_STORE, R11, offset);
+    emit_add_rsp(job, -(int32_t)job->word);
+}
+
+static void emit_call(struct job *job, const struct insn *insn, unsigned i)
+{
+    uint64_t target = target_of(job, insn);
+    bool dead = in_page(job, target) && flags_dead_at(job, target);
+    if (!job->group)
+        give_up_flags(job, dead ? 0 : job->live[i]);
+    emit_push_return(job, insn);
+    emit_goto(job, target);
+}
+
+static void emit_call_ind(struct job *job, const struct insn *insn)
+{
+    struct emit *e = job->e;
+    flags_to_memory(job);
+    if (insn->is_mem) {
+        emit_target(job, insn);
+        emit_gs64(e, OP_STORE, R10, GS(translated.target));
+        emit_push_return(job, insn);
+        emit_gs64(e, OP_LOAD, R10, GS(translated.target));
+    } else {
+        emit_push_return(job, insn);
+        emit_target_register(job, insn->rm);
+    }
+    emit_indirect(job, insn);
+}
+
+void emit_branch(struct job *job, unsigned i)
+{
+    const struct insn *insn = &job->block->insns[i];
+    switch ((enum way)job->way[i]) {
+    case WAY_JMP:
+        emit_goto(job, target_of(job, insn));
+        break;
+    case WAY_JCC:
+        emit_jump_if(job, insn);
+        break;
+    case WAY_LOOP:
+        emit_loop(job, insn);
+        break;
+    case WAY_CALL:
+        emit_call(job, insn, i);
+        break;
+    case WAY_RET:
+        emit_ret(job, insn);
+        break;
+    case WAY_JMP_IND:
+        emit_jmp_ind(job, insn);
+        break;
+    case WAY_CALL_IND:
+        emit_call_ind(job, insn);
+        break;
+    case WAY_END:
+        emit_goto(job, rip_behind(job, insn));
+        break;
+    default:
+        assert(false);
+    }
+}

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A block on its way to code: what the files share that make it.
+ *
+ *     translate_block.c   analysis, entries, groups, stubs
+ *     translate_flags.c   the guest's flags
+ *     translate_memory.c  operands in memory
+ *     translate_insn.c    instructions
+ *     translate_branch.c  branches
+ */
+#ifndef HULL_ENGINE_SOFT_TRANSLATE_JOB_H
+#define HULL_ENGINE_SOFT_TRANSLATE_JOB_H
+
+#include "engine/soft/translate_group.h"
+
+#define ARITH ((unsigned)RFLAGS_ARITH)
+
+/* At most four for an instruction, twice where it is in a group (five in 16-bit code, which has no
+ * groups), and those of the block. */
+#define STUBS (8 * BLOCK_INSNS_MAX + 8)
+
+/* Code out of the way: a slow path, or the first aim of a link. */
+enum stub_kind {
+    STUB_SLOW,
+    STUB_LINK,
+    STUB_EXIT,
+    STUB_UNGROUPED,
+};
+
+struct stub {
+    uint8_t kind;  /* enum stub_kind */
+    bool saved;    /* flags are in memory */
+    uint8_t *from; /* displacement of the jump that leads here */
+    const uint8_t *resume;
+    const struct insn *insn;
+    uint8_t wanted; /* of a slow path: registers (enum vectors), not the instruction */
+    uint64_t rip;   /* of a link or exit: where it wants to go */
+    const struct translate_group *group; /* whose accesses look one by one there */
+    bool host_after, saved_after;        /* and where flags must be where that resumes */
+    bool vectors_before, x87_before;
+    bool host; /* of a link: flags are in the host's register, else in memory */
+};
+
+struct job {
+    struct soft_cpu *cpu;
+    struct translator *t;
+    struct block *block;
+    struct emit *e;
+    bool code32; /* of 32 bits or 16, else of 64 */
+    bool code16;
+    uint64_t start; /* of 16-bit code: of CS */
+    uint64_t tag;   /* soft_cpu.code_tag: with an address for the jump table */
+    unsigned word;  /* bytes of what a call pushes */
+    uint8_t way[BLOCK_INSNS_MAX + 1];
+    uint16_t live[BLOCK_INSNS_MAX + 2]; /* flags that matter before an instruction */
+    struct insn_flags flags[BLOCK_INSNS_MAX + 1];
+    bool vectors;                 /* the vector registers are known to be the guest's */
+    bool x87;                     /* so are the x87 registers */
+    bool host_valid, saved_valid; /* where the guest's flags are now */
+    int poll;                     /* before which instruction; -1: none */
+    struct translate_group groups[BLOCK_INSNS_MAX / 2];
+    unsigned group_count;
+    uint16_t offset[BLOCK_INSNS_MAX + 1]; /* of an access in its group's stretch */
+    const struct translate_group *group;  /* R10 is the host address of its stretch; or NULL */
+    struct stub stubs[STUBS];
+    unsigned stub_count;
+};
+
+/* --- stubs: translate_block.c --- */
+
+struct stub *add_stub(struct job *job, enum stub_kind kind, uint8_t *from);
+
+/* A jump to the slow path was emitted; it comes back behind the instruction: emit_insn(). */
+struct stub *add_slow(struct job *job, uint8_t *from, const struct insn *insn);
+uint64_t rip_behind(const struct job *job, const struct insn *insn);
+
+/* The x87 pointers become right as they are before an instruction. Handlers do it themselves. */
+void note_x87(struct job *job, const struct insn *before);
+
+/* --- flags: translate_flags.c --- */
+
+/* Flags from the host's register to memory; R11 is lost. */
+void save_flags(struct job *job);
+
+/* And back; R11 is lost. */
+void restore_flags(struct job *job);
+
+/* The host's flags are about to be lost, before an instruction before which `live` matter. */
+void give_up_flags(struct job *job, unsigned live);
+
+/* An instruction reads flags, or writes some and leaves others: they must be in the host's. */
+void need_flags(struct job *job, unsigned i);
+
+/*
+ * Flags that the manuals leave undefined, and handlers leave as they are: with `exact` they stay
+ * here too, so that both tiers are the same to the bit (trace.h). Shifts and logical instructions
+ * have the host's in their handlers as well.
+ */
+unsigned kept_flags(const struct job *job, unsigned i);
+
+/* Of flags that the instruction before has left in the host's register, `kept` become those in
+ * memory again; there they all are then. R11 is lost. */
+void keep_flags(struct job *job, unsigned kept);
+void note_flags_written(struct job *job, unsigned i);
+
+/* --- memory: translate_memory.c --- */
+
+void load_guest(struct emit *e, unsigned to, unsigned guest);
+
+/* mov to, from: 32 bits, the upper half becomes zero. */
+void emit_mov32(struct emit *e, unsigned to, unsigned from);
+
+/* movzx to, from: of 16 bits */
+void emit_mov16(struct emit *e, unsigned to, unsigned from);
+
+/* An address of the stack that is in a register, to R10. */
+void emit_stack_top(struct job *job, unsigned reg);
+
+/* The offset of a memory operand in its segment, and `by` more, to R10; R11 is lost. */
+void emit_offset(struct job *job, const struct insn *insn, int32_t by);
+
+/*
+ * R10, an offset in the segment of the memory operand, becomes the linear address. In 32-bit code
+ * DS and SS are flat, or it would not be translated; the others may have a base, and where they
+ * have a limit, the handler looks at it. In 16-bit code all have a base, and SS at least 64 KiB.
+ */
+void emit_segment(struct job *job, const struct insn *insn);
+
+/* R10 is a 16-bit offset: the slow path where so many bytes from there on do not end with 64 KiB.
+ */
+void emit_check_64k(struct job *job, const struct insn *insn, unsigned bytes);
+
+/* add %gs:base of the segment, %r10d */
+void emit_add_base(struct job *job, unsigned seg);
+
+/* The linear address of a memory operand to R10; R11 and the host's flags are lost. */
+void emit_address(struct job *job, const struct insn *insn);
+
+/*
+ * R10, a linear address, becomes the host's, or the slow path is taken, by a jump whose
+ * displacement is returned. R11 and the host's flags are lost.
+ */
+uint8_t *emit_lookup(struct job *job, unsigned size, bool write);
+
+/* lea bytes(base), to, as wide as stack pointers are (R10: 32 bits at least): no flag changes. */
+void emit_stack_lea(struct job *job, unsigned to, unsigned base, int32_t bytes);
+void emit_add_rsp(struct job *job, int32_t bytes);
+
+/* The operand offset(%r10). */
+void emit_r10_operand(struct emit *e, unsigned reg, unsigned offset);
+
+/* Where a prefix stands for the other size. */
+void emit_prefixes(const struct job *job, const struct insn *insn, const struct layout *l);
+
+/* The instruction with offset(%r10) for its memory operand, and `reg` for its register field. */
+void emit_at_r10(const struct job *job, const struct insn *insn, unsigned reg, unsigned offset);
+bool wants_alignment(const struct insn *insn);
+
+/* mov offset(%r10), reg, or back: of as many bits as the code */
+void emit_word_r10(struct job *job, unsigned opcode, unsigned reg, unsigned offset);
+
+/* R10 to be the host address of the word at RSP + by: returns how far behind R10 that is, since a
+ * group's stretch may be there already. */
+unsigned emit_stack(struct job *job, const struct insn *insn, int by, bool write);
+
+/* --- instructions: translate_insn.c --- */
+
+void emit_by_way(struct job *job, unsigned i);
+void need_vectors(struct job *job, const struct insn *insn, unsigned i);
+void need_x87(struct job *job, const struct insn *insn, unsigned i);
+
+/* --- branches: translate_branch.c --- */
+
+void emit_branch(struct job *job, unsigned i);
+
+/* Of a relative branch. */
+uint64_t target_of(const struct job *job, const struct insn *insn);
+bool in_page(const struct job *job, uint64_t rip);
+void emit_through_table(struct job *job, uint64_t rip);
+
+#endif

@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Addresses of operands, the look into the TLB, and instructions with their operand at (%r10). */
+#include "engine/soft/translate_job.h"
+
+#include "engine/soft/mmu_internal.h"
+
+void load_guest(struct emit *e, unsigned to, unsigned guest)
+{
+    if (is_scratch(guest))
+        emit_gs64(e, OP_LOAD, to, GS_GPR(guest));
+    else
+        emit_mov(e, to, guest);
+}
+
+void emit_mov32(struct emit *e, unsigned to, unsigned from)
+{
+    if (to >= 8 || from >= 8)
+        emit8(e, rex_of(0, from, to));
+    emit8(e, 0x89);
+    emit8(e, 0xc0u | (from & 7) << 3 | (to & 7));
+}
+
+void emit_mov16(struct emit *e, unsigned to, unsigned from)
+{
+    if (to >= 8 || from >= 8)
+        emit8(e, rex_of(0, to, from));
+    emit8(e, 0x0f);
+    emit8(e, 0xb7);
+    emit8(e, 0xc0u | (to & 7) << 3 | (from & 7));
+}
+
+void emit_stack_top(struct job *job, unsigned reg)
+{
+    if (job->code16)
+        emit_mov16(job->e, R10, reg);
+    else if (job->code32)
+        emit_mov32(job->e, R10, reg);
+    else
+        emit_mov(job->e, R10, reg);
+}
+
+void emit_offset(struct job *job, const struct insn *insn, int32_t by)
+{
+    struct emit *e = job->e;
+    int32_t disp = insn->disp + by;
+    if (insn->rip_relative) {
+        uint64_t address =
+            job->block->rip - job->block->offset + insn->next_offset + (uint64_t)(int64_t)disp;
+        emit_mov_imm(e, R10, address & insn->addr_mask);
+    } else if (insn->base == GPR_ZERO && insn->index == GPR_ZERO) {
+        emit_mov_imm(e, R10, (uint64_t)(int64_t)disp & insn->addr_mask);
+    } else {
+        unsigned base = insn->base, index = insn->index;
+        bool narrow = insn->addr_bytes < 8, alone = index == GPR_ZERO && base != GPR_ZERO;
+        if (is_scratch(base))
+            emit_gs64(e, OP_LOAD, base, GS_GPR(base));
+        if (is_scratch(index) && index != base)
+            emit_gs64(e, OP_LOAD, index, GS_GPR(index));
+        if (alone && disp == 0 && !narrow) {
+            emit_mov(e, R10, base);
+        } else if (alone && disp == 0) {
+            emit_mov32(e, R10, base);
+        } else {
+            /* lea disp(base, index, scale), %r10; of 32 bits where addresses are narrower */
+            unsigned x = index == GPR_ZERO ? 4 : index, b = base == GPR_ZERO ? 5 : base;
+            bool small = disp == (int8_t)disp && base != GPR_ZERO;
+            unsigned mod = base == GPR_ZERO ? 0 : small ? 1 : 2;
+            emit8(e, 0x44u | (narrow ? 0 : REX_W) | (x >> 3 & 1) << 1 | (b >> 3 & 1));
+            emit8(e, 0x8d);
+            emit8(e, mod << 6 | (R10 & 7) << 3 | 4);
+            emit8(e, (unsigned)insn->scale << 6 | (x & 7) << 3 | (b & 7));
+            if (small)
+                emit8(e, (uint8_t)disp);
+            else
+                emit32(e, (uint32_t)disp);
+        }
+        if (insn->addr_bytes == 2)
+            emit_mov16(e, R10, R10);
+    }
+}
+
+/* The slow path where the segment is not one of a mask, a byte at %gs:. */
+static void emit_segment_check(struct job *job, const struct insn *insn, size_t mask)
+{
+    struct emit *e = job->e;
+    emit8(e, 0x65); /* testb $, %gs: */
+    emit8(e, 0xf6);
+    emit_gs_operand(e, 0, mask);
+    emit8(e, 1u << insn->seg);
+    add_slow(job, emit_jcc(e, CONDITION_E), insn);
+}
+
+void emit_add_base(struct job *job, unsigned seg)
+{
+    struct emit *e = job->e;
+    emit8(e, 0x65);
+    emit8(e, rex_of(0, R10, 0));
+    emit8(e, OP_ADD_R);
+    emit_gs_operand(e, R10, offsetof(struct soft_cpu, seg_base) + 8 * (size_t)seg);
+}
+
+void emit_check_64k(struct job *job, const struct insn *insn, unsigned bytes)
+{
+    struct emit *e = job->e;
+    if (bytes == 1)
+        return;
+    emit_bytes(e, (const uint8_t[]){0x41, 0x81, 0xfa}, 3); /* cmp $, %r10d */
+    emit32(e, 0x10000 - bytes);
+    add_slow(job, emit_jcc(e, CONDITION_A), insn);
+}
+
+void emit_segment(struct job *job, const struct insn *insn)
+{
+    struct emit *e = job->e;
+    bool write = insn->opcode->attr & ATTR_MEM_WRITE, ss = insn->seg == SEG_SS;
+    if (!job->code32) {
+        if (insn->seg == SEG_FS || insn->seg == SEG_GS)
+            emit_gs64(e, OP_ADD_R, R10,
+                      offsetof(struct soft_cpu, seg_base) + 8 * (size_t)insn->seg);
+        return;
+    }
+    if (!job->code16 && (ss || insn->seg == SEG_DS))
+        return;
+    if (job->code16 && insn->addr_bytes == 2) {
+        if (!ss)
+            emit_segment_check(job, insn, write ? GS(seg_64k_write) : GS(seg_64k));
+        emit_check_64k(job, insn, insn->mem_bytes);
+    } else {
+        emit_segment_check(job, insn, write ? GS(seg_flat_write) : GS(seg_flat));
+    }
+    emit_add_base(job, insn->seg);
+}
+
+void emit_address(struct job *job, const struct insn *insn)
+{
+    emit_offset(job, insn, 0);
+    emit_segment(job, insn);
+}
+
+uint8_t *emit_lookup(struct job *job, unsigned size, bool write)
+{
+    struct emit *e = job->e;
+    if (job->t->options.slow)
+        return emit_jmp(e);
+    if (job->t->bmi2) { /* rorx $7, %r10, %r11 */
+        emit_bytes(e, (const uint8_t[]){0xc4, 0x43, 0xfb, 0xf0, 0xda, 7}, 6);
+    } else {
+        emit_mov(e, R11, R10);
+        emit_bytes(e, (const uint8_t[]){0x49, 0xc1, 0xeb, 7}, 4); /* shr $7, %r11 */
+    }
+    emit_bytes(e, (const uint8_t[]){0x41, 0x81, 0xe3}, 3); /* and $, %r11d */
+    emit32(e, (TLB_ENTRIES - 1) << 5);
+    emit_gs_r11(e, OP_SUB_R, R10,
+                GS_CONTEXT(tlb) + (write ? offsetof(struct tlb_entry, write_tag)
+                                         : offsetof(struct tlb_entry, read_tag)));
+    emit_bytes(e, (const uint8_t[]){0x49, 0x81, 0xfa}, 3); /* cmp $, %r10 */
+    emit32(e, 4096 - size);
+    uint8_t *miss = emit_jcc(e, CONDITION_A);
+    emit_gs_r11(e, OP_ADD_R, R10, GS_CONTEXT(tlb) + offsetof(struct tlb_entry, host));
+    return miss;
+}
+
+void emit_stack_lea(struct job *job, unsigned to, unsigned base, int32_t bytes)
+{
+    struct emit *e = job->e;
+    bool small = bytes == (int8_t)bytes;
+    if (job->code16 && to == CPU_RSP)
+        emit8(e, 0x66);
+    if (!job->code32 || to >= 8)
+        emit8(e, rex_of(job->code32 ? 0 : REX_W, to, base));
+    emit8(e, 0x8d);
+    emit8(e, (small ? 0x40u : 0x80u) | (to & 7) << 3 | (base & 7));
+    if (base == CPU_RSP)
+        emit8(e, 0x24);
+    if (small)
+        emit8(e, (uint8_t)bytes);
+    else
+        emit32(e, (uint32_t)bytes);
+}
+
+void emit_add_rsp(struct job *job, int32_t bytes)
+{
+    emit_stack_lea(job, CPU_RSP, CPU_RSP, bytes);
+}
+
+void emit_r10_operand(struct emit *e, unsigned reg, unsigned offset)
+{
+    unsigned mod = offset == 0 ? 0 : offset < 128 ? 1 : 2;
+    emit8(e, mod << 6 | (reg & 7) << 3 | (R10 & 7));
+    if (mod == 1)
+        emit8(e, offset);
+    else if (mod == 2)
+        emit32(e, offset);
+}
+
+void emit_prefixes(const struct job *job, const struct insn *insn, const struct layout *l)
+{
+    struct emit *e = job->e;
+    for (unsigned i = 0; i < l->prefix_count; i++) {
+        if (!job->code16 || l->prefixes[i] != 0x66)
+            emit8(e, l->prefixes[i]);
+    }
+    if (job->code16 && insn->op_bytes == 2)
+        emit8(e, 0x66);
+}
+
+void emit_at_r10(const struct job *job, const struct insn *insn, unsigned reg, unsigned offset)
+{
+    struct emit *e = job->e;
+    struct layout l;
+    translate_lay_out(insn, &l);
+    emit_prefixes(job, insn, &l);
+    if (l.has_vex) {
+        emit8(e, l.vex[0]);
+        emit8(e, (l.vex[1] & 0x1fu) | (reg & 8 ? 0 : 0x80u) | 0x40u); /* X unused, B: R10 */
+        emit8(e, l.vex[2]);
+    } else {
+        emit8(e, 0x41u | (l.rex & 8u) | (reg >> 3 & 1) << 2);
+    }
+    emit_bytes(e, l.opcode, l.opcode_len);
+    emit_r10_operand(e, reg, offset);
+    emit_bytes(e, insn->bytes + l.tail_at, insn->len - l.tail_at);
+}
+
+bool wants_alignment(const struct insn *insn)
+{
+    return insn->opcode->attr & ATTR_ALIGNED || insn->op == OP_CMPXCHG16B;
+}
+
+void emit_word_r10(struct job *job, unsigned opcode, unsigned reg, unsigned offset)
+{
+    struct emit *e = job->e;
+    if (job->code16)
+        emit8(e, 0x66);
+    emit8(e, rex_of(job->code32 ? 0 : REX_W, reg, R10));
+    emit8(e, opcode);
+    emit_r10_operand(e, reg, offset);
+}
+
+unsigned emit_stack(struct job *job, const struct insn *insn, int by, bool write)
+{
+    if (job->group)
+        return job->offset[insn->place];
+    if (by)
+        emit_stack_lea(job, R10, CPU_RSP, by);
+    else
+        emit_stack_top(job, CPU_RSP);
+    if (job->code16) {
+        if (by)
+            emit_mov16(job->e, R10, R10);
+        emit_check_64k(job, insn, job->word);
+        emit_add_base(job, SEG_SS);
+    }
+    add_slow(job, emit_lookup(job, job->word, write), insn);
+    return 0;
+}
