@@ -55,10 +55,18 @@ static unsigned implied(const struct insn *insn)
     }
 }
 
+/* Of an operand, that may be AH, CH, DH, BH: the second bytes of the first four registers. */
+static unsigned register_bit(const struct insn *insn, unsigned reg)
+{
+    bool high = insn->op_bytes == 1 && reg >= 4 && reg < 8 && !(insn->prefixes & PREFIX_REX);
+    return BIT(high ? reg - 4 : reg);
+}
+
 /* A set of registers that holds all that the instruction changes, of those that it names. */
 static unsigned changed(const struct insn *insn)
 {
-    unsigned reg = has_reg(insn) ? BIT(insn->reg) : 0, rm = has_rm(insn) ? BIT(insn->rm) : 0;
+    unsigned reg = has_reg(insn) ? register_bit(insn, insn->reg) : 0;
+    unsigned rm = has_rm(insn) ? register_bit(insn, insn->rm) : 0;
     unsigned vvvv = translate_has_vvvv(insn) ? BIT(insn->vvvv) : 0;
     uint32_t attr = insn->opcode->attr;
     if (insn->op >= OP_VEC_BASE)

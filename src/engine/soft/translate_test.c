@@ -217,7 +217,7 @@ static void put_integer(void)
     unsigned reg = a_value(), escape = one_in(4) ? 0x0f : 0;
     unsigned opcode = escape ? PICK(escaped) : PICK(plain);
     if (code32 && !escape && !(opcode & 1) && one_in(3))
-        reg += 4; /* AH, CH, DH */
+        reg = 4 + below(4); /* AH, CH, DH; and BH, which is part of a pointer */
     unsigned prefix = one_in(8) ? 0x66 : 0;
     if (escape && opcode == 0xb8)
         prefix = 0xf3; /* POPCNT */
