@@ -673,10 +673,15 @@ static int map_code(struct translator *t, size_t bytes, struct err *err)
 int translate_init(struct soft_cpu *cpu, struct err *err)
 {
     struct translator *t = calloc(1, sizeof(*t));
-    if (!t)
+    if (t)
+        t->stubs = malloc(translate_stub_bytes());
+    if (!t || !t->stubs) {
+        free(t);
         return err_errno(err, ENOMEM, "the translator of vCPU %u", cpu->base.id);
+    }
     int code = map_code(t, translate_code_bytes(cpu), err);
     if (code < 0) {
+        free(t->stubs);
         free(t);
         return code;
     }
@@ -706,6 +711,7 @@ void translate_fini(struct soft_cpu *cpu)
         return;
     munmap(t->writable, t->bytes);
     munmap((void *)(uintptr_t)t->executable, t->bytes);
+    free(t->stubs);
     free(t);
     cpu->blocks->translator = NULL;
 }

@@ -55,6 +55,7 @@ struct translate_stats {
     uint64_t entered;    /* times that the run loop has entered translated code */
     uint64_t steps;      /* instructions done by their handlers from translated code */
     uint64_t links;      /* jumps patched */
+    uint64_t loops;      /* blocks that are done some rounds at a time */
     uint64_t dropped;    /* blocks whose page has changed */
     uint64_t flushes;    /* of the whole code cache */
     uint64_t code_bytes; /* in use, at the most */

@@ -126,8 +126,7 @@ static unsigned poll_place(const struct job *job)
     return 0;
 }
 
-/* cmpl $0, %gs:attention */
-static void emit_attention(struct emit *e)
+void emit_attention(struct emit *e)
 {
     emit8(e, 0x65);
     emit8(e, 0x83);
@@ -170,7 +169,7 @@ static bool is_last(const struct job *job, unsigned i)
     return i + 1 == job->block->count;
 }
 
-static void emit_insn(struct job *job, unsigned i)
+void emit_insn(struct job *job, unsigned i)
 {
     unsigned first = job->stub_count, kept = kept_flags(job, i);
     if (kept && !job->saved_valid)
@@ -196,7 +195,7 @@ static void emit_alignment(struct job *job, const struct translate_group *g)
     unsigned checked = 0; /* bit n: that the stretch's start is n bytes behind a multiple of 16 */
     for (unsigned i = g->first; i <= g->last; i++) {
         const struct insn *insn = &job->block->insns[i];
-        if (!insn->is_mem || !wants_alignment(insn) || job->way[i] == WAY_LEA)
+        if (!insn->is_mem || !translate_wants_alignment(insn) || job->way[i] == WAY_LEA)
             continue;
         unsigned mask = insn->mem_bytes - 1u, offset = job->offset[i] & mask;
         if (mask == 15 && checked >> offset & 1)
@@ -250,6 +249,7 @@ static void emit_one(struct job *job, unsigned i)
     if ((int)i == job->poll)
         emit_poll(job, i);
     emit_insn(job, i);
+    job->behind[i] = job->e->at;
 }
 
 /* Where the accesses of a group can look one by one, and then go on behind it. */
@@ -402,7 +402,7 @@ static void emit_stub(struct job *job, struct stub *stub)
         emit8(e, 0x8d);
         emit8(e, 0x1d);
         emit32(e, 0);
-        emit_lead(e->at - 4, stub->resume);
+        emit_lead(e->at - 4, stub->plain ? job->behind[stub->insn->place] : stub->resume);
         emit_jmp_gs(e, stub->saved ? GS(translated.slow_saved) : GS(translated.slow_host));
         break;
     case STUB_LINK:
@@ -436,11 +436,17 @@ static bool is_worth(const struct job *job)
     return false;
 }
 
+size_t translate_stub_bytes(void)
+{
+    return STUBS * sizeof(struct stub);
+}
+
 bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit *e)
 {
     bool code32 = !soft_code64(cpu), code16 = cpu->mode.code_bits == 16;
     struct job job = {.cpu = cpu,
                       .t = cpu->blocks->translator,
+                      .stubs = cpu->blocks->translator->stubs,
                       .block = block,
                       .e = e,
                       .code32 = code32,
@@ -455,11 +461,14 @@ bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit
     job.poll = !job.t->count && needs_poll(&job) ? (int)poll_place(&job) : -1;
     if (!code16)
         job.group_count = translate_groups(block, job.way, code32, job.groups, job.offset);
+    bool loop = find_loop(&job);
     emit_entries(&job);
     bool keeps = job.saved_valid;
     const uint8_t *entry = translate_writable(job.t, block->code);
     if (job.t->count)
         emit_clock(&job);
+    if (loop)
+        emit_loop(&job);
     emit_insns(&job);
     if (e->at < entry + 5) /* room for a jump */
         emit_bytes(e, (const uint8_t[]){0x90, 0x90, 0x90, 0x90, 0x90}, 5);

@@ -70,11 +70,34 @@ static void emit_jump_if(struct job *job, const struct insn *insn)
     bool saved = job->saved_valid;
     emit_goto(job, next);
     job->saved_valid = saved;
-    if (in_page(job, target)) {
+    if (job->loop.rounds) {
+        emit_lead(taken, job->loop_head);
+    } else if (in_page(job, target)) {
         add_stub(job, STUB_LINK, taken)->rip = target;
     } else {
         emit_lead(taken, job->e->at);
         emit_through_table(job, target);
+    }
+}
+
+void emit_loop_end(struct job *job, bool last)
+{
+    const struct insn *insn = &job->block->insns[job->block->count - 1];
+    uint64_t next = rip_behind(job, insn);
+    unsigned condition = insn->opcode_byte & 15u;
+    if (!job->host_valid)
+        restore_flags(job);
+    if (last) {
+        emit_lead(emit_jcc(job->e, condition), job->loop_head);
+        emit_goto(job, next);
+    } else if (in_page(job, next)) {
+        add_stub(job, STUB_LINK, emit_jcc(job->e, condition ^ 1))->rip = next;
+    } else {
+        uint8_t *on = emit_jcc(job->e, condition);
+        bool saved = job->saved_valid;
+        emit_through_table(job, next);
+        job->saved_valid = saved;
+        emit_lead(on, job->e->at);
     }
 }
 
@@ -86,7 +109,7 @@ static int8_t *emit_jrcxz(struct emit *e)
 }
 
 /* LOOP, JCXZ: no flag changes. Of CX the register is made: R11 is RCX meanwhile. */
-static void emit_loop(struct job *job, const struct insn *insn)
+static void emit_loop_insn(struct job *job, const struct insn *insn)
 {
     struct emit *e = job->e;
     bool loop = insn->op == OP_LOOP, narrow = insn->addr_bytes == 2;
@@ -225,7 +248,7 @@ void emit_branch(struct job *job, unsigned i)
         emit_jump_if(job, insn);
         break;
     case WAY_LOOP:
-        emit_loop(job, insn);
+        emit_loop_insn(job, insn);
         break;
     case WAY_CALL:
         emit_call(job, insn, i);

@@ -49,6 +49,12 @@ void translate_lay_out(const struct insn *insn, struct layout *l);
 /* Of code of 64, 32 or 16 bits. */
 enum way translate_way_of(const struct translator *t, const struct insn *insn, unsigned bits);
 
+/* Must its memory operand be aligned? */
+static inline bool translate_wants_alignment(const struct insn *insn)
+{
+    return insn->opcode->attr & ATTR_ALIGNED || insn->op == OP_CMPXCHG16B;
+}
+
 /* The registers that the instruction wants: enum vectors. */
 unsigned translate_vectors_of(const struct insn *insn, enum way way);
 

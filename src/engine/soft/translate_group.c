@@ -46,6 +46,8 @@ static unsigned implied(const struct insn *insn)
     case OP_IMUL1:
     case OP_CMPXCHG8B:
     case OP_CMPXCHG16B:
+    case OP_DIV:
+    case OP_IDIV:
     case OP_CWD:
         return BIT(CPU_RAX) | BIT(CPU_RDX);
     case OP_VEC_STR:
@@ -129,6 +131,11 @@ static bool adds_constant(const struct registers *r, const struct insn *insn, un
         insn->addr_bytes == r->word) {
         *reg = insn->reg;
         *value = insn->disp;
+        return true;
+    }
+    if ((insn->op == OP_INC || insn->op == OP_DEC) && !insn->is_mem) {
+        *reg = insn->rm;
+        *value = insn->op == OP_INC ? 1 : -1;
         return true;
     }
     if ((insn->op == OP_ADD || insn->op == OP_SUB) && insn->opcode->form == FORM_RM &&
@@ -325,4 +332,131 @@ unsigned translate_groups(const struct block *block, const uint8_t *way, bool co
         }
     }
     return count + finish(&b, block, way, offset);
+}
+
+/* --- loops --- */
+
+struct loop_access {
+    struct address at;
+    uint8_t insn, bytes;
+    bool write;
+    int64_t step;
+};
+
+/* The accesses of a round whose registers change by constants alone; returns how many; *all: there
+ * are no others. */
+static unsigned loop_accesses(const struct block *block, const uint8_t *way,
+                              struct loop_access *accesses, bool *all)
+{
+    struct registers r = {.word = 8};
+    unsigned count = 0;
+    *all = true;
+    for (unsigned i = 0; i + 1u < block->count; i++) {
+        const struct insn *insn = &block->insns[i];
+        bool access = (way[i] == WAY_MEMORY || way[i] == WAY_VECTOR) && insn->is_mem;
+        if (access && insn->addr_bytes == 8)
+            accesses[count++] = (struct loop_access){.at = address_of(&r, insn),
+                                                     .insn = (uint8_t)i,
+                                                     .bytes = insn->mem_bytes,
+                                                     .write = insn->opcode->attr & ATTR_MEM_WRITE};
+        else if (access || way[i] == WAY_DIVIDE || way[i] == WAY_PREFETCH)
+            *all = false;
+        note_changes(&r, insn);
+    }
+    unsigned kept = 0;
+    for (unsigned n = 0; n < count; n++) {
+        struct loop_access *a = &accesses[n];
+        const struct insn *insn = &block->insns[a->insn];
+        bool fixed = insn->rip_relative;
+        /* The version that a register ends with is that which it has all the time. */
+        if (!fixed && (r.version[insn->base] != 0 || r.version[insn->index] != 0)) {
+            *all = false;
+            continue;
+        }
+        a->step =
+            fixed ? 0
+                  : r.added[insn->base] + (int64_t)((uint64_t)r.added[insn->index] << insn->scale);
+        accesses[kept++] = *a;
+    }
+    return kept;
+}
+
+/* Where an instruction's operand is in the first round, but for its registers' contents then. */
+static int64_t own_offset(const struct insn *insn)
+{
+    return insn->disp + (insn->rip_relative ? insn->next_offset : 0);
+}
+
+/* Put an access of so many rounds into a stretch; false: there is none for it. */
+static bool loop_add(const struct block *block, struct translate_loop *loop, int64_t *low,
+                     struct address *keys, const struct loop_access *a)
+{
+    const struct insn *insn = &block->insns[a->insn];
+    int64_t last = a->at.offset + a->step * (int64_t)(loop->rounds - 1);
+    int64_t first = a->step < 0 ? last : a->at.offset;
+    int64_t end = (a->step < 0 ? a->at.offset : last) + a->bytes;
+    unsigned align = translate_wants_alignment(insn) ? a->bytes : 1;
+    if (end - first > GROUP_BYTES_MAX || (align > 1 && a->step % (int64_t)align != 0))
+        return false;
+    unsigned n = 0;
+    for (; n < loop->count; n++) {
+        struct translate_stretch *s = &loop->stretches[n];
+        int64_t new_low = first < low[n] ? first : low[n];
+        int64_t high = low[n] + s->bytes, new_high = end > high ? end : high;
+        /* With alignment all are where their start says. */
+        bool fits = new_high - new_low <= GROUP_BYTES_MAX &&
+                    ((align == 1 && s->align == 1) || (new_low == low[n] && align <= s->align));
+        if (!same_registers(&keys[n], &a->at) || !fits ||
+            (align > 1 && (first - low[n]) % (int64_t)align != 0))
+            continue;
+        s->bytes = (uint16_t)(new_high - new_low);
+        low[n] = new_low;
+        s->write |= a->write;
+        s->uses++;
+        break;
+    }
+    if (n == loop->count) {
+        if (n == STRETCHES_MAX)
+            return false;
+        keys[n] = a->at;
+        low[n] = first;
+        loop->stretches[n] = (struct translate_stretch){.insn = a->insn,
+                                                        .write = a->write,
+                                                        .align = (uint8_t)align,
+                                                        .uses = 1,
+                                                        .bytes = (uint16_t)(end - first)};
+        loop->count++;
+    }
+    loop->of[a->insn] = (uint8_t)(n + 1);
+    return true;
+}
+
+void translate_loop(const struct block *block, const uint8_t *way, unsigned rounds,
+                    struct translate_loop *loop)
+{
+    struct loop_access accesses[BLOCK_INSNS_MAX];
+    int64_t low[STRETCHES_MAX];
+    struct address keys[STRETCHES_MAX];
+    *loop = (struct translate_loop){.rounds = rounds};
+    unsigned count = loop_accesses(block, way, accesses, &loop->all);
+    for (unsigned n = 0; n < count; n++) {
+        if (!loop_add(block, loop, low, keys, &accesses[n]))
+            loop->all = false;
+    }
+    for (unsigned n = 0; n < loop->count; n++) {
+        struct translate_stretch *s = &loop->stretches[n];
+        int64_t before = low[n] - own_offset(&block->insns[s->insn]);
+        if (before != (int32_t)before || low[n] != (int32_t)low[n])
+            loop->rounds = 0;
+        s->before = (int32_t)before;
+    }
+    for (unsigned n = 0; n < count; n++) {
+        const struct loop_access *a = &accesses[n];
+        if (!loop->of[a->insn])
+            continue;
+        loop->offset[a->insn] = (uint16_t)(a->at.offset - low[loop->of[a->insn] - 1]);
+        loop->step[a->insn] = (int32_t)a->step;
+    }
+    if (loop->count == 0)
+        loop->rounds = 0;
 }

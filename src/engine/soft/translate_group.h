@@ -31,6 +31,36 @@ struct translate_group {
 unsigned translate_groups(const struct block *block, const uint8_t *way, bool code32,
                           struct translate_group *groups, uint16_t *offset);
 
+/*
+ * Stretches of a loop: a block that leads to its own start, so many times in a row. All accesses
+ * off registers to which each round adds a constant, or nothing, go to stretches that are known
+ * when the first round begins.
+ */
+#define STRETCHES_MAX 4
+
+struct translate_stretch {
+    uint8_t insn;  /* the instruction whose registers its address is made of */
+    bool write;    /* some accesses */
+    uint8_t align; /* of its start: 1, 16, 32 */
+    uint8_t uses;  /* accesses in one round */
+    uint16_t bytes;
+    int32_t before; /* its start, from that instruction's address in the first round */
+};
+
+struct translate_loop {
+    unsigned rounds; /* 0: it is no loop, or it would not be faster */
+    unsigned count;  /* of stretches */
+    struct translate_stretch stretches[STRETCHES_MAX];
+    uint8_t of[BLOCK_INSNS_MAX];      /* 1 + the stretch of an instruction's access; 0: in none */
+    uint16_t offset[BLOCK_INSNS_MAX]; /* in it, in the first round */
+    int32_t step[BLOCK_INSNS_MAX];    /* and how much further each round */
+    bool all;                         /* accesses are in stretches */
+};
+
+/* The block's last instruction is a conditional jump to its first one; rounds: at the most. */
+void translate_loop(const struct block *block, const uint8_t *way, unsigned rounds,
+                    struct translate_loop *loop);
+
 /* Does the instruction name the general register as an operand or in an address? */
 bool translate_names(const struct insn *insn, unsigned reg);
 

@@ -69,40 +69,45 @@ static void emit_swap_bytes(struct emit *e, unsigned reg)
     emit8(e, 0xc0u | (reg + 4) << 3 | reg);
 }
 
-static void emit_memory(struct job *job, const struct insn *insn, unsigned i)
+void emit_memory_at(struct job *job, const struct insn *insn, unsigned i, unsigned base,
+                    unsigned offset)
 {
     struct emit *e = job->e;
     enum insn_form form = insn->opcode->form;
-    bool write = insn->opcode->attr & ATTR_MEM_WRITE;
     bool has_reg = form != FORM_RM && form != FORM_V_RM;
     unsigned reg = has_reg ? insn->reg : insn->modrm >> 3 & 7u;
     bool general = insn->op < OP_VEC_BASE || insn->opcode->attr & ATTR_GPR_REG;
     bool scratch = has_reg && general && is_scratch(reg);
     bool high = translate_has_high_byte(insn);
-    unsigned offset = 0;
-    if (job->group) {
-        offset = job->offset[i];
-    } else {
-        give_up_flags(job, job->live[i]);
-        emit_address(job, insn);
-        add_slow(job, emit_lookup(job, insn->mem_bytes, write), insn);
-        if (wants_alignment(insn)) {
-            emit_bytes(e, (const uint8_t[]){0x41, 0xf6, 0xc2}, 3); /* test $, %r10b */
-            emit8(e, insn->mem_bytes - 1u);
-            add_slow(job, emit_jcc(e, CONDITION_NE), insn);
-        }
-    }
     need_flags(job, i);
     if (scratch)
         emit_gs64(e, OP_LOAD, R11, GS_GPR(reg));
     if (high)
         emit_swap_bytes(e, reg -= 4);
-    emit_at_r10(job, insn, scratch ? R11 : reg, offset);
+    emit_at(job, insn, scratch ? R11 : reg, base, offset);
     if (high)
         emit_swap_bytes(e, reg);
     if (scratch)
         emit_gs64(e, OP_STORE, R11, GS_GPR(reg));
     note_flags_written(job, i);
+}
+
+static void emit_memory(struct job *job, const struct insn *insn, unsigned i)
+{
+    struct emit *e = job->e;
+    if (job->group) {
+        emit_memory_at(job, insn, i, R10, job->offset[i]);
+        return;
+    }
+    give_up_flags(job, job->live[i]);
+    emit_address(job, insn);
+    add_slow(job, emit_lookup(job, insn->mem_bytes, insn->opcode->attr & ATTR_MEM_WRITE), insn);
+    if (translate_wants_alignment(insn)) {
+        emit_bytes(e, (const uint8_t[]){0x41, 0xf6, 0xc2}, 3); /* test $, %r10b */
+        emit8(e, insn->mem_bytes - 1u);
+        add_slow(job, emit_jcc(e, CONDITION_NE), insn);
+    }
+    emit_memory_at(job, insn, i, R10, 0);
 }
 
 /* INC, DEC: FF /0, /1 */
@@ -129,7 +134,7 @@ static void emit_prefetch(struct job *job, const struct insn *insn, unsigned i)
         emit_gs64(e, OP_STORE, R10, GS(translated.target));
     emit_address(job, insn);
     uint8_t *miss = emit_lookup(job, 1, false);
-    emit_at_r10(job, insn, insn->modrm >> 3 & 7u, 0);
+    emit_at(job, insn, insn->modrm >> 3 & 7u, R10, 0);
     emit_lead(miss, e->at);
     if (job->group)
         emit_gs64(e, OP_LOAD, R10, GS(translated.target));

@@ -25,6 +25,7 @@ struct translator {
     bool count; /* instructions, for the virtual clock */
     struct translate_options options;
     unsigned since_flush; /* blocks */
+    struct stub *stubs;   /* of the block that is being translated: translate_job.h */
     bool left;            /* translated code has left for an address: the three below */
     uint64_t left_for;    /* with soft_cpu.code_tag */
     uint64_t left_key;    /* soft_cpu.block_key then */
@@ -57,6 +58,9 @@ enum vectors {
 #define GS(field)         offsetof(struct soft_cpu, field)
 #define GS_GPR(n)         (offsetof(struct soft_cpu, gpr) + 8 * (size_t)(n))
 #define GS_CONTEXT(field) (SOFT_CPU_SPAN + offsetof(struct soft_context, field))
+
+/* What translator.stubs takes. */
+size_t translate_stub_bytes(void);
 
 /*
  * A block's code, at e->at: sets block->code. False where there is none to be had: its first

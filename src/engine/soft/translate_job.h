@@ -17,7 +17,11 @@
 
 /* At most four for an instruction, twice where it is in a group (five in 16-bit code, which has no
  * groups), and those of the block. */
-#define STUBS (8 * BLOCK_INSNS_MAX + 8)
+#define STUBS (8 * BLOCK_INSNS_MAX + 4 * LOOP_INSNS_MAX + 8)
+
+/* Instructions of a loop's rounds that are done in a row. */
+#define LOOP_INSNS_MAX  48u
+#define LOOP_ROUNDS_MAX 8u
 
 /* Code out of the way: a slow path, or the first aim of a link. */
 enum stub_kind {
@@ -38,7 +42,9 @@ struct stub {
     const struct translate_group *group; /* whose accesses look one by one there */
     bool host_after, saved_after;        /* and where flags must be where that resumes */
     bool vectors_before, x87_before;
-    bool host; /* of a link: flags are in the host's register, else in memory */
+    bool host;  /* of a link: flags are in the host's register, else in memory */
+    bool plain; /* of a slow path in a loop's rounds: the rest of the round is done outside of them
+                 */
 };
 
 struct job {
@@ -62,7 +68,10 @@ struct job {
     unsigned group_count;
     uint16_t offset[BLOCK_INSNS_MAX + 1]; /* of an access in its group's stretch */
     const struct translate_group *group;  /* R10 is the host address of its stretch; or NULL */
-    struct stub stubs[STUBS];
+    struct translate_loop loop;           /* rounds: 0 where the block is none */
+    uint8_t *loop_head;                   /* where each few rounds begin */
+    uint8_t *behind[BLOCK_INSNS_MAX + 1]; /* an instruction, outside of those rounds */
+    struct stub *stubs;                   /* STUBS */
     unsigned stub_count;
 };
 
@@ -76,6 +85,12 @@ uint64_t rip_behind(const struct job *job, const struct insn *insn);
 
 /* The x87 pointers become right as they are before an instruction. Handlers do it themselves. */
 void note_x87(struct job *job, const struct insn *before);
+
+/* The code of an instruction, whose slow paths come back behind it. */
+void emit_insn(struct job *job, unsigned i);
+
+/* cmpl $0, %gs:attention */
+void emit_attention(struct emit *e);
 
 /* --- flags: translate_flags.c --- */
 
@@ -152,9 +167,10 @@ void emit_r10_operand(struct emit *e, unsigned reg, unsigned offset);
 /* Where a prefix stands for the other size. */
 void emit_prefixes(const struct job *job, const struct insn *insn, const struct layout *l);
 
-/* The instruction with offset(%r10) for its memory operand, and `reg` for its register field. */
-void emit_at_r10(const struct job *job, const struct insn *insn, unsigned reg, unsigned offset);
-bool wants_alignment(const struct insn *insn);
+/* The instruction with offset(base), R10 or R11, for its memory operand, and `reg` for its register
+ * field. */
+void emit_at(const struct job *job, const struct insn *insn, unsigned reg, unsigned base,
+             unsigned offset);
 
 /* mov offset(%r10), reg, or back: of as many bits as the code */
 void emit_word_r10(struct job *job, unsigned opcode, unsigned reg, unsigned offset);
@@ -163,13 +179,29 @@ void emit_word_r10(struct job *job, unsigned opcode, unsigned reg, unsigned offs
  * group's stretch may be there already. */
 unsigned emit_stack(struct job *job, const struct insn *insn, int by, bool write);
 
+/* --- loops: translate_loop.c --- */
+
+/* Is the block a loop that is better done some rounds at a time? Sets job->loop. */
+bool find_loop(struct job *job);
+
+/* The code of those rounds, at the block's entry. Behind it comes that of one round, as of any
+ * other block, for whatever these do not do. */
+void emit_loop(struct job *job);
+
 /* --- instructions: translate_insn.c --- */
+
+/* The instruction with its memory operand at offset(base), R10 or R11. */
+void emit_memory_at(struct job *job, const struct insn *insn, unsigned i, unsigned base,
+                    unsigned offset);
 
 void emit_by_way(struct job *job, unsigned i);
 void need_vectors(struct job *job, const struct insn *insn, unsigned i);
 void need_x87(struct job *job, const struct insn *insn, unsigned i);
 
 /* --- branches: translate_branch.c --- */
+
+/* Leave a loop where its condition does not hold; else go on, or to its head. */
+void emit_loop_end(struct job *job, bool last);
 
 void emit_branch(struct job *job, unsigned i);
 

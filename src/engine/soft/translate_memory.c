@@ -183,14 +183,20 @@ void emit_add_rsp(struct job *job, int32_t bytes)
     emit_stack_lea(job, CPU_RSP, CPU_RSP, bytes);
 }
 
-void emit_r10_operand(struct emit *e, unsigned reg, unsigned offset)
+/* The operand offset(base), of R10 or R11. */
+static void emit_based_operand(struct emit *e, unsigned reg, unsigned base, unsigned offset)
 {
     unsigned mod = offset == 0 ? 0 : offset < 128 ? 1 : 2;
-    emit8(e, mod << 6 | (reg & 7) << 3 | (R10 & 7));
+    emit8(e, mod << 6 | (reg & 7) << 3 | (base & 7));
     if (mod == 1)
         emit8(e, offset);
     else if (mod == 2)
         emit32(e, offset);
+}
+
+void emit_r10_operand(struct emit *e, unsigned reg, unsigned offset)
+{
+    emit_based_operand(e, reg, R10, offset);
 }
 
 void emit_prefixes(const struct job *job, const struct insn *insn, const struct layout *l)
@@ -204,7 +210,8 @@ void emit_prefixes(const struct job *job, const struct insn *insn, const struct 
         emit8(e, 0x66);
 }
 
-void emit_at_r10(const struct job *job, const struct insn *insn, unsigned reg, unsigned offset)
+void emit_at(const struct job *job, const struct insn *insn, unsigned reg, unsigned base,
+             unsigned offset)
 {
     struct emit *e = job->e;
     struct layout l;
@@ -212,19 +219,14 @@ void emit_at_r10(const struct job *job, const struct insn *insn, unsigned reg, u
     emit_prefixes(job, insn, &l);
     if (l.has_vex) {
         emit8(e, l.vex[0]);
-        emit8(e, (l.vex[1] & 0x1fu) | (reg & 8 ? 0 : 0x80u) | 0x40u); /* X unused, B: R10 */
+        emit8(e, (l.vex[1] & 0x1fu) | (reg & 8 ? 0 : 0x80u) | 0x40u); /* X unused, B: base */
         emit8(e, l.vex[2]);
     } else {
         emit8(e, 0x41u | (l.rex & 8u) | (reg >> 3 & 1) << 2);
     }
     emit_bytes(e, l.opcode, l.opcode_len);
-    emit_r10_operand(e, reg, offset);
+    emit_based_operand(e, reg, base, offset);
     emit_bytes(e, insn->bytes + l.tail_at, insn->len - l.tail_at);
-}
-
-bool wants_alignment(const struct insn *insn)
-{
-    return insn->opcode->attr & ATTR_ALIGNED || insn->op == OP_CMPXCHG16B;
 }
 
 void emit_word_r10(struct job *job, unsigned opcode, unsigned reg, unsigned offset)

@@ -27,9 +27,10 @@
 #else
 #define LOOPS 1000
 #endif
-#define PTE      7u
-#define WRITABLE 2u
-#define ROUNDS   7 /* of a loop */
+#define PTE          7u
+#define WRITABLE     2u
+#define ROUNDS       7 /* of a loop */
+#define TIGHT_ROUNDS 40
 
 static struct test_guest guest;
 static struct soft_cpu *cpu;
@@ -114,6 +115,9 @@ static unsigned a_vector(void)
     return below(code32 ? 8 : 16);
 }
 
+/* Of the kind that is done some rounds at a time: pointers change by constants. */
+static bool tight;
+
 /* That counts the rounds. */
 static unsigned counter(void)
 {
@@ -149,7 +153,7 @@ static void put_distance(bool far)
 /* An opcode, its legacy prefix before REX, with memory for r/m. escape: 0, 0x0f, 0x0f38. */
 static void put_memory(unsigned prefix, bool wide, unsigned escape, unsigned opcode, unsigned reg)
 {
-    unsigned base = pick_pointer();
+    unsigned base = tight && one_in(8) ? a_value() : pick_pointer();
     unsigned index = one_in(6) ? counter() : CPU_RSP;
     bool relative = one_in(12);
     if (prefix)
@@ -431,6 +435,37 @@ static void finish_loop(void)
     put_bytes(origin, code, len);
 }
 
+static void make_tight_loop(void)
+{
+    len = 0;
+    origin = CODE + below(512);
+    favourites[0] = (uint8_t)a_pointer();
+    favourites[1] = (uint8_t)a_pointer();
+    for (unsigned n = 1 + below(9); n > 0; n--) {
+        uint32_t kind = below(16);
+        if (kind < 9) {
+            put_integer();
+        } else if (kind < 12) {
+            put_vector();
+        } else if (kind < 13) {
+            put_unary();
+        } else {
+            unsigned reg = favourites[below(2)];
+            put_registers(0, true, 0, 0x83, one_in(2) ? 0 : 5, reg); /* add, sub */
+            put(one_in(2) ? 16 : below(80));
+        }
+    }
+    put_registers(0, true, 0, 0x83, 5, counter()); /* sub $1 */
+    put(1);
+    put(0x0f); /* jnz, jg, ja, js origin */
+    put(one_in(8) ? 0x88 : one_in(2) ? 0x85 : one_in(2) ? 0x8f : 0x87);
+    put32(0u - (len + 4));
+    put(0xe6);
+    put(0x80);
+    put(0xf4);
+    put_bytes(origin, code, len);
+}
+
 static void make_loop(void)
 {
     /* push %rbx; mov 16(%rsp), %r12; pop %r9; ret */
@@ -505,7 +540,8 @@ static void map_pages(void)
 static uint64_t random_address(void)
 {
     uint64_t page = DATA + 4096 * below(DATA_PAGES), offset = 16 * below(40);
-    if (one_in(16))
+    /* Many rounds would come to their own code, and to whatever they make of it. */
+    if (!tight && one_in(16))
         return SCRATCH;
     return one_in(2) ? page + offset : page + 4096 - offset;
 }
@@ -516,8 +552,12 @@ static void make_start(void)
         start.gpr[i] = (uint64_t)below(UINT32_MAX) << below(33);
     for (unsigned i = 0; i < sizeof(pointers); i++)
         start.gpr[pointers[i]] = random_address();
+    for (unsigned i = 0; tight && i < sizeof(values); i++) {
+        if (one_in(2))
+            start.gpr[values[i]] = random_address();
+    }
     start.gpr[CPU_RSP] = STACK + 8 * below(600);
-    start.gpr[counter()] = ROUNDS;
+    start.gpr[counter()] = tight ? TIGHT_ROUNDS : ROUNDS;
     start.rip = origin - (code16 ? CODE : 0);
     start.rflags = RFLAGS_FIXED | RFLAGS_IOPL | (below(4096) & RFLAGS_ARITH);
     start.fpu = cpu->fpu;
@@ -561,6 +601,7 @@ static void run(const struct translate_options *options, struct state *end)
 /* Says what differs. */
 static bool same(bool exact)
 {
+    bool counted = chip_clock_is_virtual(cpu->vm->clock);
     bool faulted = first.ending != ENGINE_EXIT_KICK;
     uint64_t flags = faulted && !exact ? ~RFLAGS_ARITH : ~0ULL;
     bool good = true;
@@ -573,8 +614,8 @@ static bool same(bool exact)
                (unsigned long long)second.gpr[i]);
         good = false;
     }
-    if (first.ending != second.ending || first.rip != second.rip || first.count != second.count ||
-        (first.rflags ^ second.rflags) & flags) {
+    if (first.ending != second.ending || first.rip != second.rip ||
+        (counted && first.count != second.count) || (first.rflags ^ second.rflags) & flags) {
         printf("# ends %d at %#llx, flags %#llx, after %llu; translated %d at %#llx, %#llx, %llu\n",
                first.ending, (unsigned long long)first.rip, (unsigned long long)first.rflags,
                (unsigned long long)first.count, second.ending, (unsigned long long)second.rip,
@@ -631,7 +672,10 @@ static bool random_loops(unsigned count, const struct translate_options *options
 {
     for (unsigned n = 0; n < count; n++) {
         uint64_t number = seed;
-        make_loop();
+        if (tight)
+            make_tight_loop();
+        else
+            make_loop();
         make_start();
         if (!compare(options)) {
             printf("# seed %#llx\n", (unsigned long long)number);
@@ -671,6 +715,31 @@ static void test_random(unsigned count)
     unsigned all = count * 6 * (unsigned)(sizeof(modes) / sizeof(modes[0]));
     printf("# %u of %u end by a fault\n", faults, all);
     ok(faults > all / 20 && faults < all - all / 20, "some end by a fault");
+}
+
+/* Without a virtual clock, with which blocks end where they do in the first tier. */
+static void test_loops(unsigned count)
+{
+    static const struct {
+        const char *title;
+        struct translate_options options;
+    } modes[] = {
+        {"tight loops",                      {.runs = 1}                  },
+        {"tight loops, forgetting the code", {.runs = 1, .flush_every = 3}},
+        {"tight loops with exact flags",     {.runs = 1, .exact = true}   },
+    };
+    struct translate_stats stats;
+    tight = true;
+    faults = 0;
+    for (unsigned i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+        ok(random_loops(4 * count, &modes[i].options), modes[i].title);
+    }
+    tight = false;
+    translate_stats(cpu, &stats);
+    printf("# %llu of %u done some rounds at a time, %u of %u end by a fault\n",
+           (unsigned long long)stats.loops, 8 * count, faults, 12 * count);
+    ok(stats.loops > count, "some of them are done some rounds at a time");
+    ok(faults > count / 2, "some of them end by a fault");
 }
 
 /* As many ways out of a block as there can be. */
@@ -768,22 +837,40 @@ static void test_crossing(void)
     is_int(again(), 0x44886611, "and one of a page that was not mapped");
 }
 
-static void tests(void)
+static unsigned loops_wanted(void)
 {
     const char *from = getenv("HULL_TEST_SEED"), *loops = getenv("HULL_TEST_LOOPS");
     seed = from ? strtoull(from, NULL, 0) : 20261128;
+    return loops ? (unsigned)atoi(loops) : LOOPS;
+}
+
+static void tests(void)
+{
+    unsigned loops = loops_wanted();
     cpu = guest.cpu[0];
     x87_init(cpu);
     fpu_set_mxcsr(cpu, MXCSR_INIT);
     test_many_slow_paths();
     test_crossing();
-    test_random(loops ? (unsigned)atoi(loops) : LOOPS);
+    test_random(loops);
+}
+
+static void tests_without_clock(void)
+{
+    unsigned loops = loops_wanted();
+    cpu = guest.cpu[0];
+    x87_init(cpu);
+    fpu_set_mxcsr(cpu, MXCSR_INIT);
+    test_loops(loops);
 }
 
 int main(void)
 {
     if (ok(test_guest_init(&guest, 1), "a machine"))
         test_all(tests);
+    test_guest_fini(&guest);
+    if (ok(test_guest_init(&guest, 2), "a machine without a virtual clock"))
+        test_all(tests_without_clock);
     test_guest_fini(&guest);
     return tap_done();
 }
