@@ -234,6 +234,9 @@ struct soft_stats {
     uint64_t ioeventfds;
 };
 
+/* Stretches of memory that a loop goes through (translate_group.h), at the most. */
+#define SOFT_STRETCHES 4
+
 struct soft_cpu {
     struct engine_vcpu base;
 
@@ -315,12 +318,12 @@ struct soft_cpu {
     /* Translated code's, which finds this struct at %gs:0. translate.c */
     struct soft_translated {
         struct soft_cpu *self;
-        const uint8_t *gs;     /* what the base of GS is now; NULL: something else */
-        uint64_t host_rsp;     /* of translate_enter() while the guest's RSP is in RSP */
-        uint64_t resume;       /* where translated code goes on */
-        uint64_t stretches[4]; /* of a loop: their host addresses */
-        uint64_t target;       /* of an indirect call while its return address is stored */
-        const void *miss;      /* what jumps to nowhere find */
+        const uint8_t *gs; /* what the base of GS is now; NULL: something else */
+        uint64_t host_rsp; /* of translate_enter() while the guest's RSP is in RSP */
+        uint64_t resume;   /* where translated code goes on */
+        uint64_t stretches[SOFT_STRETCHES]; /* of a loop: their host addresses */
+        uint64_t target;  /* of an indirect call while its return address is stored */
+        const void *miss; /* what jumps to nowhere find */
         /* Code between translated code and C, in translate.c. */
         uintptr_t exit_host, exit_saved, exit_link, exit_link_saved, slow_host, slow_saved;
         /* Functions: the vector and x87 registers to soft_cpu.fpu, the host's MXCSR and an empty

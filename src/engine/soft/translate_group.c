@@ -416,7 +416,7 @@ static bool loop_add(const struct block *block, struct translate_loop *loop, int
         break;
     }
     if (n == loop->count) {
-        if (n == STRETCHES_MAX)
+        if (n == SOFT_STRETCHES)
             return false;
         keys[n] = a->at;
         low[n] = first;
@@ -435,8 +435,8 @@ void translate_loop(const struct block *block, const uint8_t *way, unsigned roun
                     struct translate_loop *loop)
 {
     struct loop_access accesses[BLOCK_INSNS_MAX];
-    int64_t low[STRETCHES_MAX];
-    struct address keys[STRETCHES_MAX];
+    int64_t low[SOFT_STRETCHES] = {0};
+    struct address keys[SOFT_STRETCHES] = {{0}};
     *loop = (struct translate_loop){.rounds = rounds};
     unsigned count = loop_accesses(block, way, accesses, &loop->all);
     for (unsigned n = 0; n < count; n++) {

@@ -36,8 +36,6 @@ unsigned translate_groups(const struct block *block, const uint8_t *way, bool co
  * off registers to which each round adds a constant, or nothing, go to stretches that are known
  * when the first round begins.
  */
-#define STRETCHES_MAX 4
-
 struct translate_stretch {
     uint8_t insn;  /* the instruction whose registers its address is made of */
     bool write;    /* some accesses */
@@ -50,7 +48,7 @@ struct translate_stretch {
 struct translate_loop {
     unsigned rounds; /* 0: it is no loop, or it would not be faster */
     unsigned count;  /* of stretches */
-    struct translate_stretch stretches[STRETCHES_MAX];
+    struct translate_stretch stretches[SOFT_STRETCHES];
     uint8_t of[BLOCK_INSNS_MAX];      /* 1 + the stretch of an instruction's access; 0: in none */
     uint16_t offset[BLOCK_INSNS_MAX]; /* in it, in the first round */
     int32_t step[BLOCK_INSNS_MAX];    /* and how much further each round */

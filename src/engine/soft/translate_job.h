@@ -7,6 +7,7 @@
  *     translate_memory.c  operands in memory
  *     translate_insn.c    instructions
  *     translate_branch.c  branches
+ *     translate_loop.c    blocks that lead to their own start
  */
 #ifndef HULL_ENGINE_SOFT_TRANSLATE_JOB_H
 #define HULL_ENGINE_SOFT_TRANSLATE_JOB_H
@@ -15,13 +16,13 @@
 
 #define ARITH ((unsigned)RFLAGS_ARITH)
 
-/* At most four for an instruction, twice where it is in a group (five in 16-bit code, which has no
- * groups), and those of the block. */
-#define STUBS (8 * BLOCK_INSNS_MAX + 4 * LOOP_INSNS_MAX + 8)
-
 /* Instructions of a loop's rounds that are done in a row. */
 #define LOOP_INSNS_MAX  48u
 #define LOOP_ROUNDS_MAX 8u
+
+/* At most four for an instruction, twice where it is in a group (five in 16-bit code, which has no
+ * groups), and again in each of a loop's rounds; and those of the block. */
+#define STUBS (8 * BLOCK_INSNS_MAX + 4 * LOOP_INSNS_MAX + 8)
 
 /* Code out of the way: a slow path, or the first aim of a link. */
 enum stub_kind {

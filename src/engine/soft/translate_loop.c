@@ -123,7 +123,7 @@ void emit_loop(struct job *job)
 {
     struct emit *e = job->e;
     const struct translate_loop *loop = &job->loop;
-    uint8_t *plain[2 + 2 * STRETCHES_MAX];
+    uint8_t *plain[2 + 2 * SOFT_STRETCHES];
     unsigned count = 0;
     const struct residence r = {.clean = is_free_of_scratch(job),
                                 .both = is_free_of_scratch(job) && loop->count == 2,
