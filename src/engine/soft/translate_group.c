@@ -287,6 +287,13 @@ static void add(struct building *b, unsigned i, const struct access *a)
         b->high = a->at.offset + a->bytes;
 }
 
+/* Can the stretch's start be given as the instruction's displacement, and `before` more? */
+static bool is_displacement(const struct insn *insn, int64_t before)
+{
+    int64_t start = insn->disp + before;
+    return start == (int32_t)start;
+}
+
 /* No more accesses for this one. Returns how many groups there are: 0 or 1. */
 static unsigned finish(struct building *b, const struct block *block, const uint8_t *way,
                        uint16_t *offset)
@@ -298,6 +305,8 @@ static unsigned finish(struct building *b, const struct block *block, const uint
         return 0;
     g->bytes = (uint16_t)(b->high - b->low);
     g->before = (int32_t)(b->low - b->at.offset);
+    if (!is_displacement(&block->insns[g->first], g->before))
+        return 0;
     for (unsigned i = g->first; i <= g->last; i++) {
         offset[i] = (uint16_t)(b->offset[i] - b->low);
         g->vectors |= (uint8_t)translate_vectors_of(&block->insns[i], (enum way)way[i]);
@@ -445,8 +454,9 @@ void translate_loop(const struct block *block, const uint8_t *way, unsigned roun
     }
     for (unsigned n = 0; n < loop->count; n++) {
         struct translate_stretch *s = &loop->stretches[n];
-        int64_t before = low[n] - own_offset(&block->insns[s->insn]);
-        if (before != (int32_t)before || low[n] != (int32_t)low[n])
+        const struct insn *insn = &block->insns[s->insn];
+        int64_t before = low[n] - own_offset(insn);
+        if (before != (int32_t)before || !is_displacement(insn, before))
             loop->rounds = 0;
         s->before = (int32_t)before;
     }

@@ -29,6 +29,7 @@
 #endif
 #define PTE          7u
 #define WRITABLE     2u
+#define LARGE        0x80u
 #define ROUNDS       7 /* of a loop */
 #define TIGHT_ROUNDS 40
 
@@ -521,6 +522,9 @@ static void map_pages(void)
     test_put(guest.ram, TABLES, (TABLES + 0x1000) | PTE, 8);
     test_put(guest.ram, TABLES + 0x1000, (TABLES + 0x2000) | PTE, 8);
     test_put(guest.ram, TABLES + 0x2008, (TABLES + 0x3000) | PTE, 8);
+    /* 4 GiB above the data other memory can be read, for whoever loses a carry. */
+    test_put(guest.ram, TABLES + 0x1020, (TABLES + 0x4000) | PTE, 8);
+    test_put(guest.ram, TABLES + 0x4008, LARGE | (PTE & ~WRITABLE), 8);
     test_put(guest.ram, TABLES + 0x3000, CODE | PTE, 8);
     test_put(guest.ram, TABLES + 0x3008, PAGE_END | PTE, 8);
     for (unsigned i = 0; i < DATA_PAGES; i++) {
@@ -777,6 +781,26 @@ static void test_many_slow_paths(void)
     ok(compare(&(struct translate_options){.runs = 1}), "and of vectors that are not aligned");
 }
 
+/*
+ * A stretch that would begin below the lowest displacement: mov (%rdx), %rsi, so that the TLB has
+ * the page 4 GiB further on; mov -0x80000000(%rbx), %rax; sub $8, %rbx; the same to %rcx.
+ */
+static void test_lowest_displacement(void)
+{
+    static const uint8_t loads[] = {0x48, 0x8b, 0x32, 0x48, 0x8b, 0x83, 0, 0, 0, 0x80, 0x48,
+                                    0x83, 0xeb, 8,    0x48, 0x8b, 0x8b, 0, 0, 0, 0x80};
+    len = 0;
+    origin = CODE;
+    for (unsigned i = 0; i < sizeof(loads); i++)
+        put(loads[i]);
+    finish_loop();
+    make_start();
+    start.gpr[CPU_RBX] = DATA + 0x400 + 0x80000000ULL;
+    start.gpr[CPU_RDX] = DATA + 0x400 + 0x100000000ULL;
+    ok(compare(&(struct translate_options){.runs = 1}), "accesses below the lowest displacement");
+    ok(first.ending == ENGINE_EXIT_KICK, "which are at addresses that are there");
+}
+
 /* RAX when the code at origin, which is a loop, has run once more. */
 static uint64_t again(void)
 {
@@ -851,6 +875,7 @@ static void tests(void)
     x87_init(cpu);
     fpu_set_mxcsr(cpu, MXCSR_INIT);
     test_many_slow_paths();
+    test_lowest_displacement();
     test_crossing();
     test_random(loops);
 }
@@ -861,6 +886,7 @@ static void tests_without_clock(void)
     cpu = guest.cpu[0];
     x87_init(cpu);
     fpu_set_mxcsr(cpu, MXCSR_INIT);
+    test_lowest_displacement();
     test_loops(loops);
 }
 
