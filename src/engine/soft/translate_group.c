@@ -440,8 +440,8 @@ static bool loop_add(const struct block *block, struct translate_loop *loop, int
     return true;
 }
 
-void translate_loop(const struct block *block, const uint8_t *way, unsigned rounds,
-                    struct translate_loop *loop)
+void translate_find_stretches(const struct block *block, const uint8_t *way, unsigned rounds,
+                              struct translate_loop *loop)
 {
     struct loop_access accesses[BLOCK_INSNS_MAX];
     int64_t low[SOFT_STRETCHES] = {0};

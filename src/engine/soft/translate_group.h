@@ -52,12 +52,13 @@ struct translate_loop {
     uint8_t of[BLOCK_INSNS_MAX];      /* 1 + the stretch of an instruction's access; 0: in none */
     uint16_t offset[BLOCK_INSNS_MAX]; /* in it, in the first round */
     int32_t step[BLOCK_INSNS_MAX];    /* and how much further each round */
-    bool all;                         /* accesses are in stretches */
+    bool all;                         /* accesses of a round are in stretches */
 };
 
-/* The block's last instruction is a conditional jump to its first one; rounds: at the most. */
-void translate_loop(const struct block *block, const uint8_t *way, unsigned rounds,
-                    struct translate_loop *loop);
+/* Those of a block whose last instruction is a conditional jump to its first one; rounds: how many
+ * in a row, at least two. loop->rounds becomes 0 where there are none. */
+void translate_find_stretches(const struct block *block, const uint8_t *way, unsigned rounds,
+                              struct translate_loop *loop);
 
 /* Does the instruction name the general register as an operand or in an address? */
 bool translate_names(const struct insn *insn, unsigned reg);

@@ -203,24 +203,33 @@ static void emit_divide(struct job *job, const struct insn *insn, unsigned i)
     note_flags_written(job, i);
 }
 
-/* Registers, one of enum vectors, must hold the guest's from here on: any slow path keeps it so. */
-static void need_registers(struct job *job, const struct insn *insn, unsigned i, uint8_t wanted)
+uint8_t *emit_unless_loaded(struct emit *e, uint8_t wanted)
 {
-    struct emit *e = job->e;
-    give_up_flags(job, job->live[i]);
     emit8(e, 0x65); /* testb $, %gs:vectors */
     emit8(e, 0xf6);
     emit_gs_operand(e, 0, GS(translated.vectors));
     emit8(e, wanted);
-    struct stub *stub = add_slow(job, emit_jcc(e, CONDITION_E), insn);
+    return emit_jcc(e, CONDITION_E);
+}
+
+uint8_t wanted_vectors(const struct job *job)
+{
+    return job->block->vectors & VECTORS_AVX ? VECTORS_AVX : VECTORS_SSE;
+}
+
+/* Registers, one of enum vectors, must hold the guest's from here on: any slow path keeps it so. */
+static void need_registers(struct job *job, const struct insn *insn, unsigned i, uint8_t wanted)
+{
+    give_up_flags(job, job->live[i]);
+    struct stub *stub = add_slow(job, emit_unless_loaded(job->e, wanted), insn);
     stub->wanted = wanted;
-    stub->resume = e->at;
+    stub->resume = job->e->at;
 }
 
 void need_vectors(struct job *job, const struct insn *insn, unsigned i)
 {
     if (!job->vectors)
-        need_registers(job, insn, i, job->block->vectors & VECTORS_AVX ? VECTORS_AVX : VECTORS_SSE);
+        need_registers(job, insn, i, wanted_vectors(job));
     job->vectors = true;
 }
 

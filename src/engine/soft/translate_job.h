@@ -195,6 +195,13 @@ void emit_loop(struct job *job);
 void emit_memory_at(struct job *job, const struct insn *insn, unsigned i, unsigned base,
                     unsigned offset);
 
+/* The jump that is taken where the registers, one of enum vectors, do not hold the guest's: its
+ * displacement. The host's flags are lost. */
+uint8_t *emit_unless_loaded(struct emit *e, uint8_t wanted);
+
+/* The vector registers that the block's vector instructions want. */
+uint8_t wanted_vectors(const struct job *job);
+
 void emit_by_way(struct job *job, unsigned i);
 void need_vectors(struct job *job, const struct insn *insn, unsigned i);
 void need_x87(struct job *job, const struct insn *insn, unsigned i);

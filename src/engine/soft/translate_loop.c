@@ -63,7 +63,7 @@ bool find_loop(struct job *job)
         struct translate_loop loop;
         if (rounds * last > LOOP_INSNS_MAX)
             continue;
-        translate_loop(block, job->way, rounds, &loop);
+        translate_find_stretches(block, job->way, rounds, &loop);
         if (loop.rounds && (!best.rounds || saved_looks(&loop) > saved_looks(&best)))
             best = loop;
     }
@@ -83,10 +83,14 @@ static bool is_free_of_scratch(const struct job *job)
     return job->loop.all;
 }
 
-/* Where the host addresses of stretches are: in memory, and in registers that nobody else uses. */
+/*
+ * Where the host addresses of stretches are: in memory, and in registers that nobody else uses. R11
+ * is free then, since flags are never restored: none matter at the head, and nothing between those
+ * that a round writes and where it reads them takes them away.
+ */
 struct residence {
-    bool clean; /* R10 is that of the last one, and R11 is free: */
-    bool both;  /* that of the first one */
+    bool clean; /* R10 is that of the last one, */
+    bool both;  /* and R11 that of the first one */
     unsigned last;
 };
 
@@ -125,20 +129,15 @@ void emit_loop(struct job *job)
     const struct translate_loop *loop = &job->loop;
     uint8_t *plain[2 + 2 * SOFT_STRETCHES];
     unsigned count = 0;
-    const struct residence r = {.clean = is_free_of_scratch(job),
-                                .both = is_free_of_scratch(job) && loop->count == 2,
-                                .last = loop->count - 1};
+    bool clean = is_free_of_scratch(job);
+    const struct residence r = {
+        .clean = clean, .both = clean && loop->count == 2, .last = loop->count - 1};
     int poll = job->poll;
     job->loop_head = e->at;
     emit_attention(e);
     plain[count++] = emit_jcc(e, CONDITION_NE);
-    if (job->block->vectors) {
-        emit8(e, 0x65); /* testb $, %gs:vectors */
-        emit8(e, 0xf6);
-        emit_gs_operand(e, 0, GS(translated.vectors));
-        emit8(e, job->block->vectors & VECTORS_AVX ? VECTORS_AVX : VECTORS_SSE);
-        plain[count++] = emit_jcc(e, CONDITION_E);
-    }
+    if (job->block->vectors)
+        plain[count++] = emit_unless_loaded(e, wanted_vectors(job));
     for (unsigned n = 0; n < loop->count; n++) {
         const struct translate_stretch *s = &loop->stretches[n];
         const struct insn *insn = &job->block->insns[s->insn];
