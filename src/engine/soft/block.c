@@ -220,6 +220,7 @@ static struct block *make(struct soft_cpu *cpu, struct fetch *f, uint64_t mode)
     b->code = b->saved = b->indirect = b->link = b->link_saved = NULL;
     b->stale = b->stale_saved = NULL;
     b->runs = 0;
+    b->last_vector = b->vectors = 0;
     b->current = generation ? generation : &no_page;
     b->generation = before;
     b->next_gpa = f->next.gpa;

@@ -56,6 +56,7 @@ struct translate_stats {
     uint64_t steps;      /* instructions done by their handlers from translated code */
     uint64_t links;      /* jumps patched */
     uint64_t loops;      /* blocks that are done some rounds at a time */
+    uint64_t parts;      /* blocks that are the rest of another one's code */
     uint64_t dropped;    /* blocks whose page has changed */
     uint64_t flushes;    /* of the whole code cache */
     uint64_t code_bytes; /* in use, at the most */

@@ -2,7 +2,8 @@
 /*
  * A block's code. First each instruction is classed: copied with its operands in the same
  * registers, copied with its memory operand at (%r10) behind a look into the TLB, a branch, or one
- * for its handler. Then, backwards, which flags matter before each. Then the code, forwards:
+ * for its handler; and blocks that follow are taken with it (translate_trace.c). Then, backwards,
+ * which flags matter before each. Then the code, forwards:
  *
  *     indirect entry: is R10 the block's address? else leave
  *     saved entry:    the flags are in memory
@@ -16,42 +17,17 @@
 
 #include <assert.h>
 
-static void analyse(struct job *job)
-{
-    unsigned count = job->block->count;
-    job->live[count] = ARITH;
-    job->block->last_vector = 0;
-    job->block->vectors = 0;
-    for (unsigned i = count; i-- > 0;) {
-        const struct insn *insn = &job->block->insns[i];
-        struct insn_flags f = {0};
-        job->way[i] = (uint8_t)translate_way_of(job->t, insn, job->cpu->mode.code_bits);
-        if (job->way[i] == WAY_HANDLER)
-            f = (struct insn_flags){.read = ARITH};
-        else if (insn->op != OP_FALL_THROUGH)
-            f = insn_flags(insn, INSN_COUNT_UNKNOWN);
-        f.read &= ARITH;
-        f.written = (f.written | f.undefined) & ARITH;
-        job->flags[i] = f;
-        job->live[i] = (uint16_t)((job->live[i + 1] & ~f.written) | f.read);
-        if (job->t->options.exact)
-            job->live[i] = ARITH;
-        unsigned vectors = translate_vectors_of(insn, (enum way)job->way[i]);
-        if (vectors && !job->block->last_vector)
-            job->block->last_vector = (uint8_t)i;
-        job->block->vectors |= (uint8_t)vectors;
-    }
-    job->block->flags_in = job->live[0];
-}
-
 /* --- stubs --- */
 
 struct stub *add_stub(struct job *job, enum stub_kind kind, uint8_t *from)
 {
     assert(job->stub_count < STUBS);
     struct stub *stub = &job->stubs[job->stub_count++];
-    *stub = (struct stub){
-        .kind = (uint8_t)kind, .from = from, .saved = job->saved_valid, .host = job->host_valid};
+    *stub = (struct stub){.kind = (uint8_t)kind,
+                          .place = (uint8_t)job->current,
+                          .from = from,
+                          .saved = job->saved_valid,
+                          .host = job->host_valid};
     return stub;
 }
 
@@ -79,10 +55,10 @@ uint64_t rip_behind(const struct job *job, const struct insn *insn)
     return job->code32 ? (uint32_t)rip : rip;
 }
 
-void note_x87(struct job *job, const struct insn *before)
+void note_x87(struct job *job, unsigned before)
 {
-    for (unsigned i = before->place; i-- > 0 && job->way[i] != WAY_HANDLER;) {
-        const struct insn *insn = &job->block->insns[i];
+    for (unsigned i = before; i-- > 0 && job->way[i] != WAY_HANDLER;) {
+        const struct insn *insn = job->insns[i];
         if (job->way[i] == WAY_X87 && translate_x87_is_noted(insn)) {
             translate_x87_note(job->e, job->cpu, insn, rip_behind(job, insn) - insn->len);
             return;
@@ -92,11 +68,11 @@ void note_x87(struct job *job, const struct insn *before)
 
 /* --- events --- */
 
-static bool needs_poll(const struct job *job)
+static bool needs_poll(const struct job *job, unsigned i)
 {
-    const struct insn *last = &job->block->insns[job->block->count - 1];
-    uint64_t next = rip_behind(job, last), target = target_of(job, last);
-    switch (job->way[job->block->count - 1]) {
+    const struct insn *insn = job->insns[i];
+    uint64_t next = rip_behind(job, insn), target = target_of(job, insn);
+    switch (job->way[i]) {
     case WAY_JMP:
     case WAY_CALL:
         return target < next || !in_page(job, target);
@@ -105,17 +81,18 @@ static bool needs_poll(const struct job *job)
         return target < next || !in_page(job, target) || !in_page(job, next);
     case WAY_END:
         return !in_page(job, next);
-    case WAY_HANDLER:
-        return false;
-    default:
+    case WAY_RET:
+    case WAY_JMP_IND:
+    case WAY_CALL_IND:
         return true;
+    default:
+        return false;
     }
 }
 
-/* Before which instruction: the last one where no flag is lost by it. */
-static unsigned poll_place(const struct job *job)
+/* Before which instruction: the last one up to this one where no flag is lost by it. */
+static unsigned poll_place(const struct job *job, unsigned last)
 {
-    unsigned last = job->block->count - 1;
     if (job->way[last] != WAY_JCC && job->way[last] != WAY_LOOP && job->way[last] != WAY_END &&
         job->way[last] != WAY_JMP)
         return last; /* flags go to memory there anyway */
@@ -124,6 +101,19 @@ static unsigned poll_place(const struct job *job)
             return i;
     }
     return 0;
+}
+
+/* One before the first branch that needs it is before all others as well, since a trace is entered
+ * at its start alone. */
+static int find_poll(const struct job *job)
+{
+    if (job->t->count) /* each block looks at its start: emit_clock() */
+        return -1;
+    for (unsigned i = 0; i < job->count; i++) {
+        if (needs_poll(job, i))
+            return (int)poll_place(job, i);
+    }
+    return -1;
 }
 
 void emit_attention(struct emit *e)
@@ -137,45 +127,49 @@ void emit_attention(struct emit *e)
 static void emit_poll(struct job *job, unsigned i)
 {
     struct emit *e = job->e;
-    const struct insn *insn = &job->block->insns[i];
+    const struct insn *insn = job->insns[i];
     give_up_flags(job, job->live[i]);
     emit_attention(e);
     struct stub *stub = add_stub(job, STUB_EXIT, emit_jcc(e, CONDITION_NE));
-    stub->insn = insn;
     stub->rip = rip_behind(job, insn) - insn->len;
 }
 
 /*
  * With a virtual clock: leave where a timer may be due or an event is pending, as the run loop
  * looks before each block, so that interrupts come at the same instruction whether code is
- * translated or not; count the block.
+ * translated or not; count the block. Each part of a trace does so. R10 stays.
  */
-static void emit_clock(struct job *job)
+static void emit_clock(struct job *job, unsigned i, const struct block *block)
 {
     struct emit *e = job->e;
-    give_up_flags(job, job->live[0]);
-    emit_gs64(e, OP_LOAD, R10, GS(instructions));
-    emit_gs64(e, 0x3b, R10, GS(clock_check)); /* cmp %gs:, %r10 */
-    add_stub(job, STUB_EXIT, emit_jcc(e, CONDITION_AE))->rip = job->block->rip;
+    job->current = i;
+    give_up_flags(job, job->live[i]);
+    emit_gs64(e, OP_LOAD, R11, GS(instructions));
+    emit_gs64(e, 0x3b, R11, GS(clock_check)); /* cmp %gs:, %r11 */
+    add_stub(job, STUB_EXIT, emit_jcc(e, CONDITION_AE))->rip = block->rip;
     emit_attention(e);
-    add_stub(job, STUB_EXIT, emit_jcc(e, CONDITION_NE))->rip = job->block->rip;
-    emit_count(e, R10, (int)translate_count_of(job->block));
+    add_stub(job, STUB_EXIT, emit_jcc(e, CONDITION_NE))->rip = block->rip;
+    emit_count(e, R11, (int)translate_count_of(block));
+}
+
+/* Before an instruction with which another block begins. */
+static void emit_border(struct job *job, unsigned i)
+{
+    const struct block *part = job->t->count ? part_at(job, i) : NULL;
+    if (part)
+        emit_clock(job, i, part);
 }
 
 /* --- the block --- */
 
-static bool is_last(const struct job *job, unsigned i)
-{
-    return i + 1 == job->block->count;
-}
-
 void emit_insn(struct job *job, unsigned i)
 {
     unsigned first = job->stub_count, kept = kept_flags(job, i);
+    job->current = i;
     if (kept && !job->saved_valid)
         save_flags(job);
-    if (is_last(job, i) && job->way[i] != WAY_HANDLER)
-        note_x87(job, &job->block->insns[i]);
+    if ((is_last(job, i) && job->way[i] != WAY_HANDLER) || job->way[i] == WAY_JCC)
+        note_x87(job, i);
     emit_by_way(job, i);
     if (kept)
         keep_flags(job, kept);
@@ -194,7 +188,7 @@ static void emit_alignment(struct job *job, const struct translate_group *g)
     struct emit *e = job->e;
     unsigned checked = 0; /* bit n: that the stretch's start is n bytes behind a multiple of 16 */
     for (unsigned i = g->first; i <= g->last; i++) {
-        const struct insn *insn = &job->block->insns[i];
+        const struct insn *insn = job->insns[i];
         if (!insn->is_mem || !translate_wants_alignment(insn) || job->way[i] == WAY_LEA)
             continue;
         unsigned mask = insn->mem_bytes - 1u, offset = job->offset[i] & mask;
@@ -218,7 +212,8 @@ static void emit_alignment(struct job *job, const struct translate_group *g)
 /* The look into the TLB for a whole group. */
 static void emit_group_begin(struct job *job, const struct translate_group *g)
 {
-    const struct insn *insn = &job->block->insns[g->first];
+    const struct insn *insn = job->insns[g->first];
+    job->current = g->first;
     if (g->vectors & VECTORS_X87)
         need_x87(job, insn, g->first);
     if (g->vectors & (VECTORS_SSE | VECTORS_AVX))
@@ -226,12 +221,14 @@ static void emit_group_begin(struct job *job, const struct translate_group *g)
     give_up_flags(job, job->live[g->first]);
     switch ((enum way)job->way[g->first]) {
     case WAY_PUSH:
+    case WAY_CALL:
         emit_stack_lea(job, R10, CPU_RSP, g->before - (int)job->word);
         break;
     case WAY_POP:
         emit_stack_lea(job, R10, CPU_RSP, g->before);
         break;
     default:
+        assert(insn->is_mem);
         emit_offset(job, insn, g->before);
         emit_segment(job, insn);
         break;
@@ -246,6 +243,7 @@ static void emit_group_begin(struct job *job, const struct translate_group *g)
 
 static void emit_one(struct job *job, unsigned i)
 {
+    job->current = i;
     if ((int)i == job->poll)
         emit_poll(job, i);
     emit_insn(job, i);
@@ -261,8 +259,11 @@ static void emit_ungrouped(struct job *job, const struct stub *stub)
     job->saved_valid = stub->saved;
     job->vectors = stub->vectors_before;
     job->x87 = stub->x87_before;
-    for (unsigned i = g->first; i <= g->last; i++)
+    for (unsigned i = g->first; i <= g->last; i++) {
+        if (i > g->first)
+            emit_border(job, i);
         emit_one(job, i);
+    }
     if (is_last(job, g->last))
         return;
     if (job->live[g->last + 1]) {
@@ -291,7 +292,8 @@ static void emit_group_end(struct job *job)
 static void emit_insns(struct job *job)
 {
     const struct translate_group *next = job->groups, *end = next + job->group_count;
-    for (unsigned i = 0; i < job->block->count; i++) {
+    for (unsigned i = 0; i < job->count; i++) {
+        emit_border(job, i);
         if (next < end && i == next->first)
             emit_group_begin(job, next);
         emit_one(job, i);
@@ -310,8 +312,8 @@ static bool wants_flags_saved(const struct job *job)
 {
     if (job->live[0] && job->t->count) /* emit_clock() */
         return true;
-    for (unsigned i = 0; i < job->block->count && job->live[i]; i++) {
-        const struct insn *insn = &job->block->insns[i];
+    for (unsigned i = 0; i < job->count && job->live[i]; i++) {
+        const struct insn *insn = job->insns[i];
         switch ((enum way)job->way[i]) {
         case WAY_NOTHING:
         case WAY_LEA:
@@ -325,10 +327,13 @@ static bool wants_flags_saved(const struct job *job)
         case WAY_VECTOR: /* it looks where its registers are */
         case WAY_X87:
             return true;
-        case WAY_JCC:
-        case WAY_LOOP:
         case WAY_JMP:
         case WAY_END:
+            if (is_last(job, i))
+                return (int)i == job->poll;
+            break;
+        case WAY_JCC:
+        case WAY_LOOP:
             return (int)i == job->poll;
         default:
             return insn->op != OP_FALL_THROUGH;
@@ -395,14 +400,14 @@ static void emit_stub(struct job *job, struct stub *stub)
         emit_lead(stub->from, e->at);
     switch ((enum stub_kind)stub->kind) {
     case STUB_SLOW:
-        note_x87(job, stub->insn);
+        note_x87(job, stub->place);
         emit_mov_imm(e, R10, block_insn_offset(job->cpu, stub->insn) | stub->wanted);
         /* lea resume(%rip), %r11 */
         emit8(e, 0x4c);
         emit8(e, 0x8d);
         emit8(e, 0x1d);
         emit32(e, 0);
-        emit_lead(e->at - 4, stub->plain ? job->behind[stub->insn->place] : stub->resume);
+        emit_lead(e->at - 4, stub->plain ? job->behind[stub->place] : stub->resume);
         emit_jmp_gs(e, stub->saved ? GS(translated.slow_saved) : GS(translated.slow_host));
         break;
     case STUB_LINK:
@@ -415,8 +420,7 @@ static void emit_stub(struct job *job, struct stub *stub)
         emit_jmp_gs(e, stub->host ? GS(translated.exit_link) : GS(translated.exit_link_saved));
         break;
     case STUB_EXIT:
-        if (stub->insn)
-            note_x87(job, stub->insn);
+        note_x87(job, stub->place);
         emit_mov_imm(e, R10, stub->rip);
         emit_jmp_gs(e, stub->saved ? GS(translated.exit_saved) : GS(translated.exit_host));
         break;
@@ -429,7 +433,7 @@ static void emit_stub(struct job *job, struct stub *stub)
 /* Is anything done without a handler? */
 static bool is_worth(const struct job *job)
 {
-    for (unsigned i = 0; i < job->block->count; i++) {
+    for (unsigned i = 0; i < job->count; i++) {
         if (job->way[i] != WAY_HANDLER && job->way[i] != WAY_END)
             return true;
     }
@@ -454,19 +458,19 @@ bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit
                       .start = code16 ? cpu->seg_base[SEG_CS] : 0,
                       .tag = cpu->code_tag,
                       .word = cpu->mode.code_bits / 8u};
-    analyse(&job);
+    find_trace(&job);
     if (!is_worth(&job))
         return false;
-    /* With a virtual clock each block looks at its start: emit_clock(). */
-    job.poll = !job.t->count && needs_poll(&job) ? (int)poll_place(&job) : -1;
+    job.poll = find_poll(&job);
     if (!code16)
-        job.group_count = translate_groups(block, job.way, code32, job.groups, job.offset);
+        job.group_count =
+            translate_groups(job.insns, job.count, job.way, code32, job.groups, job.offset);
     bool loop = find_loop(&job);
     emit_entries(&job);
     bool keeps = job.saved_valid;
     const uint8_t *entry = translate_writable(job.t, block->code);
     if (job.t->count)
-        emit_clock(&job);
+        emit_clock(&job, 0, block);
     if (loop)
         emit_loop(&job);
     emit_insns(&job);

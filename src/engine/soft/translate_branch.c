@@ -24,13 +24,6 @@ uint64_t target_of(const struct job *job, const struct insn *insn)
     return job->code16 ? (uint16_t)rip : job->code32 ? (uint32_t)rip : rip;
 }
 
-/* Does the code at rip, in this page, do without the flags that it is entered with? */
-static bool flags_dead_at(const struct job *job, uint64_t rip)
-{
-    const struct block *b = block_lookup(job->cpu, job->block->gpa + (rip - job->block->rip), rip);
-    return b && b->code && b->flags_in == 0 && !job->t->options.exact;
-}
-
 /* Flags must be in memory, whatever follows. */
 static void flags_to_memory(struct job *job)
 {
@@ -61,11 +54,23 @@ static void emit_goto(struct job *job, uint64_t rip)
     add_stub(job, STUB_LINK, emit_jmp(job->e))->rip = rip;
 }
 
-static void emit_jump_if(struct job *job, const struct insn *insn)
+/* Within a trace: the way that it does not go on. */
+static void emit_side_exit(struct job *job, const struct insn *insn, bool inverted)
+{
+    unsigned condition = (insn->opcode_byte & 15u) ^ (inverted ? 1 : 0);
+    add_stub(job, STUB_LINK, emit_jcc(job->e, condition))->rip =
+        inverted ? rip_behind(job, insn) : target_of(job, insn);
+}
+
+static void emit_jump_if(struct job *job, const struct insn *insn, unsigned i)
 {
     uint64_t next = rip_behind(job, insn), target = target_of(job, insn);
     if (!job->host_valid)
         restore_flags(job);
+    if (!is_last(job, i)) {
+        emit_side_exit(job, insn, job->inverted[i]);
+        return;
+    }
     uint8_t *taken = emit_jcc(job->e, insn->opcode_byte & 15u);
     bool saved = job->saved_valid;
     emit_goto(job, next);
@@ -82,7 +87,7 @@ static void emit_jump_if(struct job *job, const struct insn *insn)
 
 void emit_loop_end(struct job *job, bool last)
 {
-    const struct insn *insn = &job->block->insns[job->block->count - 1];
+    const struct insn *insn = job->insns[job->count - 1];
     uint64_t next = rip_behind(job, insn);
     unsigned condition = insn->opcode_byte & 15u;
     if (!job->host_valid)
@@ -213,12 +218,11 @@ static void emit_push_return(struct job *job, const struct insn *insn)
 
 static void emit_call(struct job *job, const struct insn *insn, unsigned i)
 {
-    uint64_t target = target_of(job, insn);
-    bool dead = in_page(job, target) && flags_dead_at(job, target);
     if (!job->group)
-        give_up_flags(job, dead ? 0 : job->live[i]);
+        give_up_flags(job, job->live[i]);
     emit_push_return(job, insn);
-    emit_goto(job, target);
+    if (is_last(job, i))
+        emit_goto(job, target_of(job, insn));
 }
 
 static void emit_call_ind(struct job *job, const struct insn *insn)
@@ -239,13 +243,14 @@ static void emit_call_ind(struct job *job, const struct insn *insn)
 
 void emit_branch(struct job *job, unsigned i)
 {
-    const struct insn *insn = &job->block->insns[i];
+    const struct insn *insn = job->insns[i];
     switch ((enum way)job->way[i]) {
     case WAY_JMP:
-        emit_goto(job, target_of(job, insn));
+        if (is_last(job, i))
+            emit_goto(job, target_of(job, insn));
         break;
     case WAY_JCC:
-        emit_jump_if(job, insn);
+        emit_jump_if(job, insn, i);
         break;
     case WAY_LOOP:
         emit_loop_insn(job, insn);
@@ -263,7 +268,8 @@ void emit_branch(struct job *job, unsigned i)
         emit_call_ind(job, insn);
         break;
     case WAY_END:
-        emit_goto(job, rip_behind(job, insn));
+        if (is_last(job, i))
+            emit_goto(job, rip_behind(job, insn));
         break;
     default:
         assert(false);

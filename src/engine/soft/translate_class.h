@@ -49,6 +49,12 @@ void translate_lay_out(const struct insn *insn, struct layout *l);
 /* Of code of 64, 32 or 16 bits. */
 enum way translate_way_of(const struct translator *t, const struct insn *insn, unsigned bits);
 
+/* May a trace go on behind it (translate_trace.c)? Neither registers nor memory change. */
+static inline bool translate_leads_on(enum way way)
+{
+    return way == WAY_JCC || way == WAY_JMP || way == WAY_END;
+}
+
 /* Must its memory operand be aligned? */
 static inline bool translate_wants_alignment(const struct insn *insn)
 {

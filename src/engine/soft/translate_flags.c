@@ -60,7 +60,7 @@ void need_flags(struct job *job, unsigned i)
 
 unsigned kept_flags(const struct job *job, unsigned i)
 {
-    const struct insn *insn = &job->block->insns[i];
+    const struct insn *insn = job->insns[i];
     if (!job->t->options.exact || job->way[i] == WAY_HANDLER || insn->op == OP_FALL_THROUGH)
         return 0;
     switch (insn->op) {

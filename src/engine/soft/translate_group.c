@@ -242,6 +242,9 @@ static enum part part_of(const struct registers *r, const struct insn *insn, enu
         return is_scratch(insn->reg) ? PART_ALONE : PART_NONE;
     case WAY_NOTHING:
     case WAY_PREFETCH: /* it keeps R10 */
+    case WAY_JCC:      /* and so do these where a trace goes on */
+    case WAY_JMP:
+    case WAY_END:
         return PART_NONE;
     default:
         return PART_ALONE;
@@ -295,7 +298,7 @@ static bool is_displacement(const struct insn *insn, int64_t before)
 }
 
 /* No more accesses for this one. Returns how many groups there are: 0 or 1. */
-static unsigned finish(struct building *b, const struct block *block, const uint8_t *way,
+static unsigned finish(struct building *b, const struct insn *const *insns, const uint8_t *way,
                        uint16_t *offset)
 {
     struct translate_group *g = b->group;
@@ -305,42 +308,43 @@ static unsigned finish(struct building *b, const struct block *block, const uint
         return 0;
     g->bytes = (uint16_t)(b->high - b->low);
     g->before = (int32_t)(b->low - b->at.offset);
-    if (!is_displacement(&block->insns[g->first], g->before))
+    if (!is_displacement(insns[g->first], g->before))
         return 0;
     for (unsigned i = g->first; i <= g->last; i++) {
         offset[i] = (uint16_t)(b->offset[i] - b->low);
-        g->vectors |= (uint8_t)translate_vectors_of(&block->insns[i], (enum way)way[i]);
+        g->vectors |= (uint8_t)translate_vectors_of(insns[i], (enum way)way[i]);
     }
     return 1;
 }
 
-unsigned translate_groups(const struct block *block, const uint8_t *way, bool code32,
-                          struct translate_group *groups, uint16_t *offset)
+unsigned translate_groups(const struct insn *const *insns, unsigned length, const uint8_t *way,
+                          bool code32, struct translate_group *groups, uint16_t *offset)
 {
     _Static_assert(BLOCK_INSNS_MAX < 64, "an offset for each instruction");
     struct registers r = {.code32 = code32, .word = code32 ? 4 : 8};
     struct building b = {.group = groups};
     unsigned count = 0;
-    for (unsigned i = 0; i < block->count; i++) {
-        const struct insn *insn = &block->insns[i];
+    for (unsigned i = 0; i < length; i++) {
+        const struct insn *insn = insns[i];
         struct access access;
         enum part part = part_of(&r, insn, (enum way)way[i], &access);
         if (part == PART_ALONE || (part == PART_ACCESS && !joins(&b, &access))) {
-            count += finish(&b, block, way, offset);
+            count += finish(&b, insns, way, offset);
             b.group = &groups[count];
         }
         if (part == PART_ACCESS)
             add(&b, i, &access);
-        if (way[i] == WAY_PUSH) {
+        if (way[i] == WAY_PUSH || way[i] == WAY_CALL) {
             r.added[CPU_RSP] -= r.word;
         } else if (way[i] == WAY_POP) {
             r.added[CPU_RSP] += r.word;
             r.version[insn->rm]++;
-        } else if (part != PART_ALONE) { /* no group is open otherwise */
+        } else if (part != PART_ALONE && !translate_leads_on((enum way)way[i])) {
+            /* no group is open otherwise */
             note_changes(&r, insn);
         }
     }
-    return count + finish(&b, block, way, offset);
+    return count + finish(&b, insns, way, offset);
 }
 
 /* --- loops --- */
@@ -354,14 +358,14 @@ struct loop_access {
 
 /* The accesses of a round whose registers change by constants alone; returns how many; *all: there
  * are no others. */
-static unsigned loop_accesses(const struct block *block, const uint8_t *way,
+static unsigned loop_accesses(const struct insn *const *insns, unsigned length, const uint8_t *way,
                               struct loop_access *accesses, bool *all)
 {
     struct registers r = {.word = 8};
     unsigned count = 0;
     *all = true;
-    for (unsigned i = 0; i + 1u < block->count; i++) {
-        const struct insn *insn = &block->insns[i];
+    for (unsigned i = 0; i + 1 < length; i++) {
+        const struct insn *insn = insns[i];
         bool access = (way[i] == WAY_MEMORY || way[i] == WAY_VECTOR) && insn->is_mem;
         if (access && insn->addr_bytes == 8)
             accesses[count++] = (struct loop_access){.at = address_of(&r, insn),
@@ -370,12 +374,13 @@ static unsigned loop_accesses(const struct block *block, const uint8_t *way,
                                                      .write = insn->opcode->attr & ATTR_MEM_WRITE};
         else if (access || way[i] == WAY_DIVIDE || way[i] == WAY_PREFETCH)
             *all = false;
-        note_changes(&r, insn);
+        if (!translate_leads_on((enum way)way[i]))
+            note_changes(&r, insn);
     }
     unsigned kept = 0;
     for (unsigned n = 0; n < count; n++) {
         struct loop_access *a = &accesses[n];
-        const struct insn *insn = &block->insns[a->insn];
+        const struct insn *insn = insns[a->insn];
         bool fixed = insn->rip_relative;
         /* The version that a register ends with is that which it has all the time. */
         if (!fixed && (r.version[insn->base] != 0 || r.version[insn->index] != 0)) {
@@ -397,10 +402,10 @@ static int64_t own_offset(const struct insn *insn)
 }
 
 /* Put an access of so many rounds into a stretch; false: there is none for it. */
-static bool loop_add(const struct block *block, struct translate_loop *loop, int64_t *low,
+static bool loop_add(const struct insn *const *insns, struct translate_loop *loop, int64_t *low,
                      struct address *keys, const struct loop_access *a)
 {
-    const struct insn *insn = &block->insns[a->insn];
+    const struct insn *insn = insns[a->insn];
     int64_t last = a->at.offset + a->step * (int64_t)(loop->rounds - 1);
     int64_t first = a->step < 0 ? last : a->at.offset;
     int64_t end = (a->step < 0 ? a->at.offset : last) + a->bytes;
@@ -440,21 +445,21 @@ static bool loop_add(const struct block *block, struct translate_loop *loop, int
     return true;
 }
 
-void translate_find_stretches(const struct block *block, const uint8_t *way, unsigned rounds,
-                              struct translate_loop *loop)
+void translate_find_stretches(const struct insn *const *insns, unsigned length, const uint8_t *way,
+                              unsigned rounds, struct translate_loop *loop)
 {
     struct loop_access accesses[BLOCK_INSNS_MAX];
     int64_t low[SOFT_STRETCHES] = {0};
     struct address keys[SOFT_STRETCHES] = {{0}};
     *loop = (struct translate_loop){.rounds = rounds};
-    unsigned count = loop_accesses(block, way, accesses, &loop->all);
+    unsigned count = loop_accesses(insns, length, way, accesses, &loop->all);
     for (unsigned n = 0; n < count; n++) {
-        if (!loop_add(block, loop, low, keys, &accesses[n]))
+        if (!loop_add(insns, loop, low, keys, &accesses[n]))
             loop->all = false;
     }
     for (unsigned n = 0; n < loop->count; n++) {
         struct translate_stretch *s = &loop->stretches[n];
-        const struct insn *insn = &block->insns[s->insn];
+        const struct insn *insn = insns[s->insn];
         int64_t before = low[n] - own_offset(insn);
         if (before != (int32_t)before || !is_displacement(insn, before))
             loop->rounds = 0;

@@ -25,11 +25,12 @@ struct translate_group {
 };
 
 /*
- * The groups of a block, in order (code32: of 32-bit code); returns how many (at most
- * BLOCK_INSNS_MAX / 2). offset[i]: where in its group's stretch the access of instruction i is.
+ * The groups of so many instructions in a row, in order (code32: of 32-bit code); returns how many
+ * (at most BLOCK_INSNS_MAX / 2). offset[i]: where in its group's stretch the access of instruction
+ * i is.
  */
-unsigned translate_groups(const struct block *block, const uint8_t *way, bool code32,
-                          struct translate_group *groups, uint16_t *offset);
+unsigned translate_groups(const struct insn *const *insns, unsigned length, const uint8_t *way,
+                          bool code32, struct translate_group *groups, uint16_t *offset);
 
 /*
  * Stretches of a loop: a block that leads to its own start, so many times in a row. All accesses
@@ -55,10 +56,10 @@ struct translate_loop {
     bool all;                         /* accesses of a round are in stretches */
 };
 
-/* Those of a block whose last instruction is a conditional jump to its first one; rounds: how many
+/* Those of instructions whose last one is a conditional jump to the first; rounds: how many
  * in a row, at least two. loop->rounds becomes 0 where there are none. */
-void translate_find_stretches(const struct block *block, const uint8_t *way, unsigned rounds,
-                              struct translate_loop *loop);
+void translate_find_stretches(const struct insn *const *insns, unsigned length, const uint8_t *way,
+                              unsigned rounds, struct translate_loop *loop);
 
 /* Does the instruction name the general register as an operand or in an address? */
 bool translate_names(const struct insn *insn, unsigned reg);

@@ -214,7 +214,7 @@ uint8_t *emit_unless_loaded(struct emit *e, uint8_t wanted)
 
 uint8_t wanted_vectors(const struct job *job)
 {
-    return job->block->vectors & VECTORS_AVX ? VECTORS_AVX : VECTORS_SSE;
+    return job->uses & VECTORS_AVX ? VECTORS_AVX : VECTORS_SSE;
 }
 
 /* Registers, one of enum vectors, must hold the guest's from here on: any slow path keeps it so. */
@@ -347,7 +347,7 @@ static void emit_handler(struct job *job, const struct insn *insn)
 
 void emit_by_way(struct job *job, unsigned i)
 {
-    const struct insn *insn = &job->block->insns[i];
+    const struct insn *insn = job->insns[i];
     switch ((enum way)job->way[i]) {
     case WAY_HANDLER:
         emit_handler(job, insn);

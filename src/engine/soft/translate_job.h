@@ -2,7 +2,8 @@
 /*
  * A block on its way to code: what the files share that make it.
  *
- *     translate_block.c   analysis, entries, groups, stubs
+ *     translate_trace.c   which blocks become code together, and which flags matter
+ *     translate_block.c   entries, groups, stubs
  *     translate_flags.c   the guest's flags
  *     translate_memory.c  operands in memory
  *     translate_insn.c    instructions
@@ -15,6 +16,10 @@
 #include "engine/soft/translate_group.h"
 
 #define ARITH ((unsigned)RFLAGS_ARITH)
+
+/* Blocks of a trace, and instructions. */
+#define TRACE_PARTS     4u
+#define TRACE_INSNS_MAX 32u
 
 /* Instructions of a loop's rounds that are done in a row. */
 #define LOOP_INSNS_MAX  48u
@@ -34,6 +39,7 @@ enum stub_kind {
 
 struct stub {
     uint8_t kind;  /* enum stub_kind */
+    uint8_t place; /* of the instruction in the trace */
     bool saved;    /* flags are in memory */
     uint8_t *from; /* displacement of the jump that leads here */
     const uint8_t *resume;
@@ -58,6 +64,14 @@ struct job {
     uint64_t start; /* of 16-bit code: of CS */
     uint64_t tag;   /* soft_cpu.code_tag: with an address for the jump table */
     unsigned word;  /* bytes of what a call pushes */
+    const struct insn *insns[BLOCK_INSNS_MAX + 1]; /* of the trace: translate_trace.c */
+    unsigned count;
+    struct block *parts[TRACE_PARTS]; /* the blocks that it is made of; the first is `block` */
+    unsigned part_count;
+    uint8_t first[TRACE_PARTS];         /* instruction of each */
+    bool inverted[BLOCK_INSNS_MAX + 1]; /* a conditional jump: the trace goes on at its target */
+    uint8_t uses;                       /* enum vectors: what the instructions want */
+    unsigned current;                   /* the instruction that code is being made of */
     uint8_t way[BLOCK_INSNS_MAX + 1];
     uint16_t live[BLOCK_INSNS_MAX + 2]; /* flags that matter before an instruction */
     struct insn_flags flags[BLOCK_INSNS_MAX + 1];
@@ -76,6 +90,22 @@ struct job {
     unsigned stub_count;
 };
 
+/* --- traces: translate_trace.c --- */
+
+/* Find the blocks, sets job->insns and all that is known of each: ways, flags. */
+void find_trace(struct job *job);
+
+/* Flags that matter where the code at rip is entered. */
+unsigned flags_wanted_at(const struct job *job, uint64_t rip);
+
+/* Does one of the blocks but the first begin with instruction i? Else NULL. */
+struct block *part_at(const struct job *job, unsigned i);
+
+static inline bool is_last(const struct job *job, unsigned i)
+{
+    return i + 1 == job->count;
+}
+
 /* --- stubs: translate_block.c --- */
 
 struct stub *add_stub(struct job *job, enum stub_kind kind, uint8_t *from);
@@ -85,7 +115,7 @@ struct stub *add_slow(struct job *job, uint8_t *from, const struct insn *insn);
 uint64_t rip_behind(const struct job *job, const struct insn *insn);
 
 /* The x87 pointers become right as they are before an instruction. Handlers do it themselves. */
-void note_x87(struct job *job, const struct insn *before);
+void note_x87(struct job *job, unsigned before);
 
 /* The code of an instruction, whose slow paths come back behind it. */
 void emit_insn(struct job *job, unsigned i);

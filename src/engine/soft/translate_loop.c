@@ -31,6 +31,9 @@ static bool is_for_loops(const struct job *job, unsigned i)
     case WAY_MEMORY:
     case WAY_DIVIDE:
     case WAY_VECTOR:
+    case WAY_JCC:
+    case WAY_JMP:
+    case WAY_END:
         return true;
     default:
         return false;
@@ -48,8 +51,8 @@ static unsigned saved_looks(const struct translate_loop *loop)
 bool find_loop(struct job *job)
 {
     const struct block *block = job->block;
-    unsigned last = block->count - 1u;
-    const struct insn *end = &block->insns[last];
+    unsigned last = job->count - 1u;
+    const struct insn *end = job->insns[last];
     job->loop.rounds = 0;
     if (job->code32 || job->t->count || job->t->options.slow || block->next_current || last == 0 ||
         job->live[0] || job->way[last] != WAY_JCC || target_of(job, end) != block->rip)
@@ -63,7 +66,7 @@ bool find_loop(struct job *job)
         struct translate_loop loop;
         if (rounds * last > LOOP_INSNS_MAX)
             continue;
-        translate_find_stretches(block, job->way, rounds, &loop);
+        translate_find_stretches(job->insns, job->count, job->way, rounds, &loop);
         if (loop.rounds && (!best.rounds || saved_looks(&loop) > saved_looks(&best)))
             best = loop;
     }
@@ -75,8 +78,10 @@ bool find_loop(struct job *job)
 /* Do R10 and R11 stay as they are in a round? */
 static bool is_free_of_scratch(const struct job *job)
 {
-    for (unsigned i = 0; i + 1u < job->block->count; i++) {
-        const struct insn *insn = &job->block->insns[i];
+    for (unsigned i = 0; i + 1u < job->count; i++) {
+        const struct insn *insn = job->insns[i];
+        if (translate_leads_on((enum way)job->way[i]))
+            continue;
         if (translate_names(insn, R10) || translate_names(insn, R11))
             return false;
     }
@@ -106,8 +111,8 @@ static unsigned emit_stretch(struct job *job, const struct residence *r, unsigne
 
 static void emit_round(struct job *job, const struct residence *r, unsigned round)
 {
-    for (unsigned i = 0; i + 1u < job->block->count; i++) {
-        const struct insn *insn = &job->block->insns[i];
+    for (unsigned i = 0; i + 1u < job->count; i++) {
+        const struct insn *insn = job->insns[i];
         unsigned n = job->loop.of[i];
         if (n) {
             int32_t offset = job->loop.offset[i] + (int32_t)round * job->loop.step[i];
@@ -136,11 +141,11 @@ void emit_loop(struct job *job)
     job->loop_head = e->at;
     emit_attention(e);
     plain[count++] = emit_jcc(e, CONDITION_NE);
-    if (job->block->vectors)
+    if (job->uses)
         plain[count++] = emit_unless_loaded(e, wanted_vectors(job));
     for (unsigned n = 0; n < loop->count; n++) {
         const struct translate_stretch *s = &loop->stretches[n];
-        const struct insn *insn = &job->block->insns[s->insn];
+        const struct insn *insn = job->insns[s->insn];
         emit_offset(job, insn, s->before);
         emit_segment(job, insn);
         plain[count++] = emit_lookup(job, s->bytes, s->write);
@@ -154,7 +159,7 @@ void emit_loop(struct job *job)
     }
     if (r.both)
         emit_gs64(e, OP_LOAD, R11, GS(translated.stretches));
-    job->vectors = job->block->vectors != 0;
+    job->vectors = job->uses != 0;
     job->host_valid = job->saved_valid = false;
     job->poll = -1;
     for (unsigned round = 0; round < loop->rounds; round++) {

@@ -242,7 +242,7 @@ void emit_word_r10(struct job *job, unsigned opcode, unsigned reg, unsigned offs
 unsigned emit_stack(struct job *job, const struct insn *insn, int by, bool write)
 {
     if (job->group)
-        return job->offset[insn->place];
+        return job->offset[job->current];
     if (by)
         emit_stack_lea(job, R10, CPU_RSP, by);
     else

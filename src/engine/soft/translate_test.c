@@ -382,9 +382,56 @@ static void put_null_segment(void)
 
 static bool with_x87;
 
+static void put_one(void);
+
+static void put_some(void)
+{
+    for (unsigned n = 1 + below(3); n > 0; n--)
+        put_one();
+}
+
+/* A branch whose displacement patch_branch() sets: any condition, or none (16). */
+static unsigned put_branch(unsigned condition)
+{
+    if (condition < 16)
+        put(0x0f);
+    put(condition < 16 ? 0x80 + condition : 0xe9);
+    put_word(0);
+    return len;
+}
+
+static void patch_branch(unsigned behind, unsigned target)
+{
+    uint32_t displacement = target - behind;
+    unsigned bytes = code16 ? 2 : 4;
+    memcpy(code + behind - bytes, &displacement, bytes);
+}
+
+/* Over something; or to something and back. */
+static void put_branches(void)
+{
+    if (one_in(4)) {
+        unsigned there = put_branch(16), back = len;
+        put_some();
+        unsigned on = put_branch(16);
+        patch_branch(there, len);
+        put_some();
+        patch_branch(put_branch(16), back);
+        patch_branch(on, len);
+    } else {
+        unsigned over = put_branch(below(17));
+        put_some();
+        patch_branch(over, len);
+    }
+}
+
 static void put_one(void)
 {
     uint32_t n = below(with_x87 ? 24 : 20);
+    if (one_in(12)) {
+        put_branches();
+        return;
+    }
     if (one_in(20)) {
         put_moffs();
         return;
@@ -438,13 +485,20 @@ static void finish_loop(void)
 
 static void make_tight_loop(void)
 {
+    unsigned aside[4], asides = 0; /* branches out of it */
     len = 0;
     origin = CODE + below(512);
     favourites[0] = (uint8_t)a_pointer();
     favourites[1] = (uint8_t)a_pointer();
     for (unsigned n = 1 + below(9); n > 0; n--) {
-        uint32_t kind = below(16);
-        if (kind < 9) {
+        uint32_t kind = below(20);
+        if (kind >= 18 && asides < 4) {
+            aside[asides++] = put_branch(below(16));
+        } else if (kind >= 16) {
+            unsigned over = put_branch(below(17));
+            put_integer();
+            patch_branch(over, len);
+        } else if (kind < 9) {
             put_integer();
         } else if (kind < 12) {
             put_vector();
@@ -461,6 +515,8 @@ static void make_tight_loop(void)
     put(0x0f); /* jnz, jg, ja, js origin */
     put(one_in(8) ? 0x88 : one_in(2) ? 0x85 : one_in(2) ? 0x8f : 0x87);
     put32(0u - (len + 4));
+    while (asides > 0)
+        patch_branch(aside[--asides], len);
     put(0xe6);
     put(0x80);
     put(0xf4);
@@ -717,7 +773,11 @@ static void test_random(unsigned count)
     }
     code32 = code16 = false;
     unsigned all = count * 6 * (unsigned)(sizeof(modes) / sizeof(modes[0]));
-    printf("# %u of %u end by a fault\n", faults, all);
+    struct translate_stats stats;
+    translate_stats(cpu, &stats);
+    printf("# %llu blocks in the code of others, %u of %u end by a fault\n",
+           (unsigned long long)stats.parts, faults, all);
+    ok(stats.parts > all / 4, "blocks become code with others");
     ok(faults > all / 20 && faults < all - all / 20, "some end by a fault");
 }
 
@@ -731,6 +791,7 @@ static void test_loops(unsigned count)
         {"tight loops",                      {.runs = 1}                  },
         {"tight loops, forgetting the code", {.runs = 1, .flush_every = 3}},
         {"tight loops with exact flags",     {.runs = 1, .exact = true}   },
+        {"tight loops, hot at once",         {.runs = 3}                  },
     };
     struct translate_stats stats;
     tight = true;
@@ -740,6 +801,11 @@ static void test_loops(unsigned count)
     }
     tight = false;
     translate_stats(cpu, &stats);
+    code32 = false;
+    ok(random_loops(count, &modes[0].options), "random loops of 64 bits");
+    code32 = true;
+    ok(random_loops(count, &modes[0].options), "random loops of 32 bits");
+    code32 = false;
     printf("# %llu of %u done some rounds at a time, %u of %u end by a fault\n",
            (unsigned long long)stats.loops, 8 * count, faults, 12 * count);
     ok(stats.loops > count, "some of them are done some rounds at a time");
@@ -802,6 +868,25 @@ static void test_lowest_displacement(void)
 }
 
 /* RAX when the code at origin, which is a loop, has run once more. */
+/* The x87 pointers tell of the instruction before the branch that leaves in the last round. */
+static void test_side_exit(void)
+{
+    const struct translate_options options = {.runs = 2};
+    len = 0;
+    origin = CODE;
+    put(0xd9); /* fld1 */
+    put(0xe8);
+    put_registers(0, true, 0, 0x83, 7, counter()); /* cmp $1; je over */
+    put(1);
+    unsigned over = put_branch(4);
+    put(0xdd); /* fstp %st(0) */
+    put(0xd8);
+    patch_branch(over, len);
+    finish_loop();
+    make_start();
+    ok(compare(&options), "a trace is left behind an x87 instruction");
+}
+
 static uint64_t again(void)
 {
     struct engine_exit exit;
@@ -876,6 +961,7 @@ static void tests(void)
     fpu_set_mxcsr(cpu, MXCSR_INIT);
     test_many_slow_paths();
     test_lowest_displacement();
+    test_side_exit();
     test_crossing();
     test_random(loops);
 }

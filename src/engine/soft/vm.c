@@ -498,6 +498,7 @@ static void soft_vcpu_stats(struct engine_vcpu *vcpu, struct engine_stats *stats
     engine_stats_add(stats, code.blocks, "blocks translated");
     engine_stats_add(stats, code.entered, "entries to translated code");
     engine_stats_add(stats, code.loops, "loops of several rounds");
+    engine_stats_add(stats, code.parts, "blocks in code of others");
     engine_stats_add(stats, code.steps, "instructions by handlers from there");
     engine_stats_add(stats, code.links, "jumps linked");
     engine_stats_add(stats, code.dropped, "translated blocks dropped");
