@@ -41,9 +41,13 @@ struct tlb_entry {
     uint64_t physical; /* of the page, with the attributes in the low bits (mmu.c) */
 };
 
-/* The tag of entry i that holds nothing: an address of another entry, which is never looked for
- * here, whatever address the guest makes up. */
-#define TLB_EMPTY(i) ((uint64_t)((i) ^ 1u) << 12)
+/*
+ * The tag of entry i that holds nothing: an address of another entry, which is never looked for
+ * here, whatever address the guest makes up. Bits 16 to 47 alone tell it from all addresses of this
+ * entry; other tags are canonical, so that these bits tell them from each other as well.
+ */
+#define TLB_EMPTY(i)  ((uint64_t)((i) ^ (1u << (TLB_TAG_SHIFT - 12))) << 12)
+#define TLB_TAG_SHIFT 16
 
 /* Where an indirect branch of translated code goes on, by the low 16 bits of the target's address:
  * code that checks whether it is meant. */

@@ -182,8 +182,8 @@ void emit_insn(struct job *job, unsigned i)
 /* --- groups --- */
 
 /* Accesses that must be aligned are looked at one by one where one of them is not: the usual 16
- * bytes need one test for all that are as far from a multiple. */
-static void emit_alignment(struct job *job, const struct translate_group *g)
+ * bytes need one test for all that are as far from a multiple. known: R10 is a page's. */
+static void emit_alignment(struct job *job, const struct translate_group *g, bool known)
 {
     struct emit *e = job->e;
     unsigned checked = 0; /* bit n: that the stretch's start is n bytes behind a multiple of 16 */
@@ -192,7 +192,7 @@ static void emit_alignment(struct job *job, const struct translate_group *g)
         if (!insn->is_mem || !translate_wants_alignment(insn) || job->way[i] == WAY_LEA)
             continue;
         unsigned mask = insn->mem_bytes - 1u, offset = job->offset[i] & mask;
-        if (mask == 15 && checked >> offset & 1)
+        if ((mask == 15 && checked >> offset & 1) || (known && offset == 0))
             continue;
         if (mask == 15)
             checked |= 1u << offset;
@@ -219,25 +219,29 @@ static void emit_group_begin(struct job *job, const struct translate_group *g)
     if (g->vectors & (VECTORS_SSE | VECTORS_AVX))
         need_vectors(job, insn, g->first);
     give_up_flags(job, job->live[g->first]);
+    struct look look = {0};
     switch ((enum way)job->way[g->first]) {
     case WAY_PUSH:
     case WAY_CALL:
         emit_stack_lea(job, R10, CPU_RSP, g->before - (int)job->word);
+        look.miss = emit_lookup(job, g->bytes, g->write);
         break;
     case WAY_POP:
         emit_stack_lea(job, R10, CPU_RSP, g->before);
+        look.miss = emit_lookup(job, g->bytes, g->write);
         break;
     default:
         assert(insn->is_mem);
-        emit_offset(job, insn, g->before);
-        emit_segment(job, insn);
+        look = emit_look(job, insn, g->before, g->bytes, g->write);
         break;
     }
-    struct stub *stub = add_stub(job, STUB_UNGROUPED, emit_lookup(job, g->bytes, g->write));
+    struct stub *stub = add_stub(job, STUB_UNGROUPED, look.miss);
     stub->group = g;
     stub->vectors_before = job->vectors;
     stub->x87_before = job->x87;
-    emit_alignment(job, g);
+    for (unsigned i = g->first; i <= g->last; i++) /* from R10 on, which stays where it is */
+        job->offset[i] = (uint16_t)(job->offset[i] + look.offset);
+    emit_alignment(job, g, look.known);
     job->group = g;
 }
 

@@ -195,9 +195,9 @@ static void emit_target(struct job *job, const struct insn *insn)
         emit_target_register(job, insn->rm);
         return;
     }
-    emit_address(job, insn);
-    add_slow(job, emit_lookup(job, job->word, false), insn);
-    emit_load_target(job, 0);
+    struct look look = emit_look(job, insn, 0, job->word, false);
+    add_slow(job, look.miss, insn);
+    emit_load_target(job, look.offset);
 }
 
 static void emit_jmp_ind(struct job *job, const struct insn *insn)

@@ -100,14 +100,15 @@ static void emit_memory(struct job *job, const struct insn *insn, unsigned i)
         return;
     }
     give_up_flags(job, job->live[i]);
-    emit_address(job, insn);
-    add_slow(job, emit_lookup(job, insn->mem_bytes, insn->opcode->attr & ATTR_MEM_WRITE), insn);
-    if (translate_wants_alignment(insn)) {
+    struct look look =
+        emit_look(job, insn, 0, insn->mem_bytes, insn->opcode->attr & ATTR_MEM_WRITE);
+    add_slow(job, look.miss, insn);
+    if (translate_wants_alignment(insn) && !look.known) {
         emit_bytes(e, (const uint8_t[]){0x41, 0xf6, 0xc2}, 3); /* test $, %r10b */
         emit8(e, insn->mem_bytes - 1u);
         add_slow(job, emit_jcc(e, CONDITION_NE), insn);
     }
-    emit_memory_at(job, insn, i, R10, 0);
+    emit_memory_at(job, insn, i, R10, look.offset);
 }
 
 /* INC, DEC: FF /0, /1 */
@@ -132,10 +133,9 @@ static void emit_prefetch(struct job *job, const struct insn *insn, unsigned i)
     give_up_flags(job, job->live[i]);
     if (job->group)
         emit_gs64(e, OP_STORE, R10, GS(translated.target));
-    emit_address(job, insn);
-    uint8_t *miss = emit_lookup(job, 1, false);
-    emit_at(job, insn, insn->modrm >> 3 & 7u, R10, 0);
-    emit_lead(miss, e->at);
+    struct look look = emit_look(job, insn, 0, 1, false);
+    emit_at(job, insn, insn->modrm >> 3 & 7u, R10, look.offset);
+    emit_lead(look.miss, e->at);
     if (job->group)
         emit_gs64(e, OP_LOAD, R10, GS(translated.target));
 }
@@ -146,14 +146,13 @@ static void emit_moffs(struct job *job, const struct insn *insn, unsigned i)
     bool write = insn->op == OP_MOV_MOFFS_STORE;
     unsigned bytes = insn->op_bytes;
     give_up_flags(job, job->live[i]);
-    emit_mov_imm(e, R10, insn->imm & insn->addr_mask);
-    emit_segment(job, insn);
-    add_slow(job, emit_lookup(job, bytes, write), insn);
+    struct look look = emit_look(job, insn, 0, bytes, write);
+    add_slow(job, look.miss, insn);
     if (bytes == 2)
         emit8(e, 0x66);
-    emit8(e, rex_of(bytes == 8 ? REX_W : 0, CPU_RAX, R10)); /* mov (%r10), %rax, or back */
+    emit8(e, rex_of(bytes == 8 ? REX_W : 0, CPU_RAX, R10)); /* mov offset(%r10), %rax, or back */
     emit8(e, (write ? OP_STORE : OP_LOAD) - (bytes == 1));
-    emit8(e, R10 & 7);
+    emit_r10_operand(e, CPU_RAX, look.offset);
 }
 
 /* op reg, rm of the operand size. */
@@ -176,11 +175,11 @@ static void emit_divide(struct job *job, const struct insn *insn, unsigned i)
     unsigned bytes = insn->op_bytes;
     give_up_flags(job, job->live[i]);
     if (insn->is_mem) {
-        emit_address(job, insn);
-        add_slow(job, emit_lookup(job, insn->mem_bytes, false), insn);
-        emit8(e, rex_of(bytes == 8 ? REX_W : 0, R11, R10)); /* mov (%r10), %r11 */
+        struct look look = emit_look(job, insn, 0, insn->mem_bytes, false);
+        add_slow(job, look.miss, insn);
+        emit8(e, rex_of(bytes == 8 ? REX_W : 0, R11, R10)); /* mov offset(%r10), %r11 */
         emit8(e, OP_LOAD);
-        emit8(e, (R11 & 7) << 3 | (R10 & 7));
+        emit_r10_operand(e, R11, look.offset);
     } else {
         load_guest(e, R11, insn->rm);
     }
@@ -253,8 +252,8 @@ static void emit_x87_memory(struct job *job, const struct insn *insn, unsigned i
 {
     struct emit *e = job->e;
     give_up_flags(job, job->live[i]);
-    emit_address(job, insn);
-    add_slow(job, emit_lookup(job, insn->mem_bytes, insn->opcode->attr & ATTR_MEM_WRITE), insn);
+    bool write = insn->opcode->attr & ATTR_MEM_WRITE;
+    add_slow(job, emit_look_to_r10(job, insn, 0, insn->mem_bytes, write), insn);
     if (insn->opcode_byte == 0xd9 && (insn->modrm >> 3 & 7) == 5) {
         uint8_t *unmasks;
         translate_x87_fldcw(e, &unmasks);
@@ -294,9 +293,9 @@ static void emit_push(struct job *job, const struct insn *insn, unsigned i)
     if (!job->group)
         give_up_flags(job, job->live[i]);
     if (copy) {
-        emit_address(job, insn);
-        add_slow(job, emit_lookup(job, job->word, false), insn);
-        emit_word_r10(job, OP_LOAD, R10, 0);
+        struct look look = emit_look(job, insn, 0, job->word, false);
+        add_slow(job, look.miss, insn);
+        emit_word_r10(job, OP_LOAD, R10, look.offset);
         emit_gs64(e, OP_STORE, R10, GS(translated.target));
     }
     unsigned offset = emit_stack(job, insn, -(int)job->word, true);

@@ -179,14 +179,30 @@ void emit_check_64k(struct job *job, const struct insn *insn, unsigned bytes);
 /* add %gs:base of the segment, %r10d */
 void emit_add_base(struct job *job, unsigned seg);
 
-/* The linear address of a memory operand to R10; R11 and the host's flags are lost. */
-void emit_address(struct job *job, const struct insn *insn);
-
 /*
  * R10, a linear address, becomes the host's, or the slow path is taken, by a jump whose
  * displacement is returned. R11 and the host's flags are lost.
  */
 uint8_t *emit_lookup(struct job *job, unsigned size, bool write);
+
+/* R10 is the host address of an operand, less `offset`. */
+struct look {
+    uint8_t *miss; /* displacement of the jump to the slow path */
+    bool known;    /* the address is a constant: R10 is that of its page */
+    uint16_t offset;
+};
+
+/*
+ * The look into the TLB for so many bytes from `by` behind the instruction's memory operand on.
+ * Where they are is mostly known only when the code runs; an address that is a constant has its
+ * entry's place and tag in the code. R11 and the host's flags are lost.
+ */
+struct look emit_look(struct job *job, const struct insn *insn, int32_t by, unsigned size,
+                      bool write);
+
+/* The same with the host address itself in R10. */
+uint8_t *emit_look_to_r10(struct job *job, const struct insn *insn, int32_t by, unsigned size,
+                          bool write);
 
 /* lea bytes(base), to, as wide as stack pointers are (R10: 32 bits at least): no flag changes. */
 void emit_stack_lea(struct job *job, unsigned to, unsigned base, int32_t bytes);

@@ -146,9 +146,7 @@ void emit_loop(struct job *job)
     for (unsigned n = 0; n < loop->count; n++) {
         const struct translate_stretch *s = &loop->stretches[n];
         const struct insn *insn = job->insns[s->insn];
-        emit_offset(job, insn, s->before);
-        emit_segment(job, insn);
-        plain[count++] = emit_lookup(job, s->bytes, s->write);
+        plain[count++] = emit_look_to_r10(job, insn, s->before, s->bytes, s->write);
         if (s->align > 1) {
             emit_bytes(e, (const uint8_t[]){0x41, 0xf6, 0xc2}, 3); /* test $, %r10b */
             emit8(e, s->align - 1u);

@@ -39,17 +39,27 @@ void emit_stack_top(struct job *job, unsigned reg)
         emit_mov(job->e, R10, reg);
 }
 
+/* The offset of a memory operand in its segment, and `by` more, where no register has a part in it;
+ * else false. */
+static bool is_known_offset(const struct job *job, const struct insn *insn, int32_t by,
+                            uint64_t *offset)
+{
+    bool moffs = insn->op == OP_MOV_MOFFS_LOAD || insn->op == OP_MOV_MOFFS_STORE;
+    *offset = (moffs ? insn->imm : (uint64_t)(int64_t)insn->disp) + (uint64_t)(int64_t)by;
+    if (!moffs && insn->rip_relative)
+        *offset += job->block->rip - job->block->offset + insn->next_offset;
+    *offset &= insn->addr_mask;
+    return moffs || insn->rip_relative || (insn->base == GPR_ZERO && insn->index == GPR_ZERO);
+}
+
 void emit_offset(struct job *job, const struct insn *insn, int32_t by)
 {
     struct emit *e = job->e;
-    int32_t disp = insn->disp + by;
-    if (insn->rip_relative) {
-        uint64_t address =
-            job->block->rip - job->block->offset + insn->next_offset + (uint64_t)(int64_t)disp;
-        emit_mov_imm(e, R10, address & insn->addr_mask);
-    } else if (insn->base == GPR_ZERO && insn->index == GPR_ZERO) {
-        emit_mov_imm(e, R10, (uint64_t)(int64_t)disp & insn->addr_mask);
+    uint64_t known;
+    if (is_known_offset(job, insn, by, &known)) {
+        emit_mov_imm(e, R10, known);
     } else {
+        int32_t disp = insn->disp + by;
         unsigned base = insn->base, index = insn->index;
         bool narrow = insn->addr_bytes < 8, alone = index == GPR_ZERO && base != GPR_ZERO;
         if (is_scratch(base))
@@ -131,10 +141,9 @@ void emit_segment(struct job *job, const struct insn *insn)
     emit_add_base(job, insn->seg);
 }
 
-void emit_address(struct job *job, const struct insn *insn)
+static size_t tag_in_entry(bool write)
 {
-    emit_offset(job, insn, 0);
-    emit_segment(job, insn);
+    return write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
 }
 
 uint8_t *emit_lookup(struct job *job, unsigned size, bool write)
@@ -150,14 +159,61 @@ uint8_t *emit_lookup(struct job *job, unsigned size, bool write)
     }
     emit_bytes(e, (const uint8_t[]){0x41, 0x81, 0xe3}, 3); /* and $, %r11d */
     emit32(e, (TLB_ENTRIES - 1) << 5);
-    emit_gs_r11(e, OP_SUB_R, R10,
-                GS_CONTEXT(tlb) + (write ? offsetof(struct tlb_entry, write_tag)
-                                         : offsetof(struct tlb_entry, read_tag)));
+    emit_gs_r11(e, OP_SUB_R, R10, GS_CONTEXT(tlb) + tag_in_entry(write));
     emit_bytes(e, (const uint8_t[]){0x49, 0x81, 0xfa}, 3); /* cmp $, %r10 */
     emit32(e, 4096 - size);
     uint8_t *miss = emit_jcc(e, CONDITION_A);
     emit_gs_r11(e, OP_ADD_R, R10, GS_CONTEXT(tlb) + offsetof(struct tlb_entry, host));
     return miss;
+}
+
+/*
+ * Is an operand's linear address, and `by` more, known, and so many bytes from there on are in one
+ * page? In 64-bit code only FS and GS have a base, and in 32-bit code DS and SS have none for sure.
+ * Vectors that are never aligned have no use for it.
+ */
+static bool is_known_address(const struct job *job, const struct insn *insn, int32_t by,
+                             unsigned size, uint64_t *la)
+{
+    bool flat = job->code32 ? insn->seg == SEG_DS || insn->seg == SEG_SS
+                            : insn->seg != SEG_FS && insn->seg != SEG_GS;
+    if (job->code16 || !flat || !is_known_offset(job, insn, by, la) || !soft_canonical(*la))
+        return false;
+    if (translate_wants_alignment(insn) && (*la - (uint64_t)(int64_t)by) & (insn->mem_bytes - 1u))
+        return false;
+    return (*la & PAGE_OFFSET) + size <= PAGE_BYTES;
+}
+
+struct look emit_look(struct job *job, const struct insn *insn, int32_t by, unsigned size,
+                      bool write)
+{
+    struct emit *e = job->e;
+    uint64_t la;
+    if (job->t->options.slow || !is_known_address(job, insn, by, size, &la)) {
+        emit_offset(job, insn, by);
+        emit_segment(job, insn);
+        return (struct look){.miss = emit_lookup(job, size, write)};
+    }
+    size_t entry = GS_CONTEXT(tlb) + (la >> 12 & (TLB_ENTRIES - 1)) * sizeof(struct tlb_entry);
+    emit8(e, 0x65); /* cmpl $, %gs: */
+    emit8(e, 0x81);
+    emit_gs_operand(e, 7, entry + tag_in_entry(write) + TLB_TAG_SHIFT / 8);
+    emit32(e, (uint32_t)(la >> TLB_TAG_SHIFT));
+    uint8_t *miss = emit_jcc(e, CONDITION_NE);
+    emit_gs64(e, OP_LOAD, R10, entry + offsetof(struct tlb_entry, host));
+    return (struct look){.miss = miss, .known = true, .offset = la & PAGE_OFFSET};
+}
+
+uint8_t *emit_look_to_r10(struct job *job, const struct insn *insn, int32_t by, unsigned size,
+                          bool write)
+{
+    struct emit *e = job->e;
+    struct look look = emit_look(job, insn, by, size, write);
+    if (look.offset) { /* add $, %r10 */
+        emit_bytes(e, (const uint8_t[]){0x49, 0x81, 0xc2}, 3);
+        emit32(e, look.offset);
+    }
+    return look.miss;
 }
 
 void emit_stack_lea(struct job *job, unsigned to, unsigned base, int32_t bytes)

@@ -64,6 +64,23 @@ static uint32_t scratch_address(void)
     return SCRATCH + 8 * below(16) + (one_in(4) ? 0x1000 : 0);
 }
 
+/* Where most constant addresses of the code at hand are near, so that accesses share. */
+static uint32_t favourite_constant;
+
+/* Near the end of a page, or near its start; seldom of one that faults. */
+static void pick_favourite_constant(void)
+{
+    uint32_t page = one_in(8) ? below(DATA_PAGES) : below(READ_ONLY);
+    favourite_constant = DATA + (page << 12) + (one_in(3) ? 4096 - 16 * below(12) : 16 * below(40));
+}
+
+static uint32_t constant_address(void)
+{
+    if (one_in(6))
+        return scratch_address();
+    return favourite_constant + (one_in(4) ? below(96) : 8 * below(16));
+}
+
 static void put(unsigned byte)
 {
     code[len++] = (uint8_t)byte;
@@ -156,11 +173,13 @@ static void put_memory(unsigned prefix, bool wide, unsigned escape, unsigned opc
 {
     unsigned base = tight && one_in(8) ? a_value() : pick_pointer();
     unsigned index = one_in(6) ? counter() : CPU_RSP;
-    bool relative = one_in(12);
+    bool relative = one_in(8), absolute = relative && !code16 && one_in(3);
     if (prefix)
         put(prefix);
-    if (code32 && one_in(16))
-        put(PICK(segments));
+    if (one_in(16))
+        put(code32 ? PICK(segments) : 0x64);
+    if (relative && !code32 && one_in(8)) /* addresses of 32 bits */
+        put(0x67);
     unsigned rex = (wide ? 8u : 0) | (reg >> 3 & 1) << 2;
     if (!code16)
         put_rex(relative ? rex : rex | (index >> 3 & 1) << 1 | (base >> 3 & 1));
@@ -172,12 +191,18 @@ static void put_memory(unsigned prefix, bool wide, unsigned escape, unsigned opc
     /* From the next instruction in 64-bit code: an immediate of one byte moves it, no harm. */
     if (relative && code16) {
         put((reg & 7) << 3 | 6);
-        put16(scratch_address());
+        put16(constant_address());
+        return;
+    }
+    if (absolute) { /* without base and index */
+        put((reg & 7) << 3 | 4);
+        put(0x25);
+        put32(constant_address());
         return;
     }
     if (relative) {
         put((reg & 7) << 3 | 5);
-        put32(scratch_address() - (code32 ? 0 : origin + len + 4));
+        put32(constant_address() - (code32 ? 0 : origin + len + 4));
         return;
     }
     bool far = one_in(4);
@@ -361,10 +386,19 @@ static void put_call(void)
 /* mov of the accumulator and memory at an address that is in the instruction */
 static void put_moffs(void)
 {
-    uint64_t address = scratch_address();
+    uint64_t address = constant_address();
+    unsigned store = 2 * below(2);
     if (code32 && one_in(3))
         put(PICK(segments));
-    put(0xa0u + below(4));
+    else if (!code32 && one_in(8))
+        put(0x64);
+    /* Where there is other memory, with the same entries of the TLB: map_pages(); and where there
+     * cannot be any. */
+    if (!code32 && !store && one_in(4))
+        address += 1ULL << 32;
+    else if (!code32 && one_in(64))
+        address += 1ULL << 48;
+    put(0xa0u + below(2) + store);
     put_word((uint32_t)address);
     if (!code32)
         put32((uint32_t)(address >> 32));
@@ -488,6 +522,7 @@ static void make_tight_loop(void)
     unsigned aside[4], asides = 0; /* branches out of it */
     len = 0;
     origin = CODE + below(512);
+    pick_favourite_constant();
     favourites[0] = (uint8_t)a_pointer();
     favourites[1] = (uint8_t)a_pointer();
     for (unsigned n = 1 + below(9); n > 0; n--) {
@@ -533,6 +568,7 @@ static void make_loop(void)
     static const uint8_t function16[] = {0x53, 0x8b, 0xec, 0x8b, 0x56, 4, 0x59, 0xc3};
     len = 0;
     origin = one_in(2) ? CODE : PAGE_END - 1 - below(300);
+    pick_favourite_constant();
     favourites[0] = (uint8_t)a_pointer();
     favourites[1] = (uint8_t)a_pointer();
     for (unsigned n = 3 + below(40); n > 0; n--)
@@ -560,6 +596,10 @@ static struct state start, first, second;
 /* FS has a base, GS a limit; of 16-bit code all have both, and the data are 64 KiB. */
 static void set_segments(void)
 {
+    if (!code32) {
+        cpu->seg[SEG_FS].base += 0x40;
+        return;
+    }
     cpu->efer = CPU_EFER_LME | CPU_EFER_LMA;
     for (unsigned i = 0; code16 && i < SEG_COUNT; i++) {
         cpu->seg[i].base = i == SEG_CS ? CODE : DATA;
@@ -572,8 +612,7 @@ static void set_segments(void)
 static void map_pages(void)
 {
     test_mode(cpu, code16 ? 16 : code32 ? 32 : 64, 3);
-    if (code32)
-        set_segments();
+    set_segments();
     memset(guest.ram + TABLES, 0, 0x5000);
     test_put(guest.ram, TABLES, (TABLES + 0x1000) | PTE, 8);
     test_put(guest.ram, TABLES + 0x1000, (TABLES + 0x2000) | PTE, 8);
