@@ -67,10 +67,10 @@ static uint32_t scratch_address(void)
 /* Where most constant addresses of the code at hand are near, so that accesses share. */
 static uint32_t favourite_constant;
 
-/* Near the end of a page, or near its start; seldom of one that faults. */
+/* Near the end of a page, or near its start; seldom of one that faults, often before one. */
 static void pick_favourite_constant(void)
 {
-    uint32_t page = one_in(8) ? below(DATA_PAGES) : below(READ_ONLY);
+    uint32_t page = one_in(8) ? below(DATA_PAGES) : one_in(3) ? READ_ONLY - 1 : below(READ_ONLY);
     favourite_constant = DATA + (page << 12) + (one_in(3) ? 4096 - 16 * below(12) : 16 * below(40));
 }
 
@@ -78,6 +78,8 @@ static uint32_t constant_address(void)
 {
     if (one_in(6))
         return scratch_address();
+    if (one_in(12)) /* the next page may be another matter */
+        return (favourite_constant | 4095) - below(8);
     return favourite_constant + (one_in(4) ? below(96) : 8 * below(16));
 }
 
