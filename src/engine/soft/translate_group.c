@@ -105,6 +105,35 @@ static unsigned changed(const struct insn *insn)
     }
 }
 
+bool translate_changes(const struct insn *insn, unsigned reg)
+{
+    return (changed(insn) | implied(insn)) >> reg & 1;
+}
+
+bool translate_overwrites(const struct insn *insn, unsigned reg)
+{
+    bool to_reg = insn->opcode->form == FORM_REG_RM;
+    if (insn->op_bytes < 4)
+        return false;
+    switch (insn->op) {
+    case OP_MOV_IMM:
+        return !insn->is_mem && insn->rm == reg;
+    case OP_MOV:
+        return to_reg ? insn->reg == reg && (insn->is_mem || insn->rm != reg)
+                      : !insn->is_mem && insn->rm == reg && insn->reg != reg;
+    case OP_MOVZX8:
+    case OP_MOVZX16:
+    case OP_MOVSX8:
+    case OP_MOVSX16:
+    case OP_MOVSXD:
+        return insn->reg == reg && (insn->is_mem || insn->rm != reg);
+    case OP_LEA:
+        return insn->reg == reg && insn->base != reg && insn->index != reg;
+    default:
+        return false;
+    }
+}
+
 /* --- addresses --- */
 
 /* What registers hold: equal numbers, equal contents, but for what constants have been added. */

@@ -64,4 +64,11 @@ void translate_find_stretches(const struct insn *const *insns, unsigned length, 
 /* Does the instruction name the general register as an operand or in an address? */
 bool translate_names(const struct insn *insn, unsigned reg);
 
+/* May it change the register? */
+bool translate_changes(const struct insn *insn, unsigned reg);
+
+/* Does it for sure give all of the register a value that does not depend on what was in it? It may
+ * be part of the address of an operand in memory. */
+bool translate_overwrites(const struct insn *insn, unsigned reg);
+
 #endif

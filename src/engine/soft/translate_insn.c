@@ -4,15 +4,26 @@
 
 #include "engine/soft/exec_int.h"
 
+/* A guest register that is in memory to the host's of its name, before the instruction. */
+static void emit_scratch_in(struct job *job, const struct insn *insn, unsigned reg)
+{
+    if (translate_names(insn, reg) && !translate_overwrites(insn, reg))
+        emit_gs64(job->e, OP_LOAD, reg, GS_GPR(reg));
+}
+
+/* And back, behind it. */
+static void emit_scratch_out(struct job *job, const struct insn *insn, unsigned reg)
+{
+    if (translate_changes(insn, reg))
+        emit_gs64(job->e, OP_STORE, reg, GS_GPR(reg));
+}
+
 static void emit_copy(struct job *job, const struct insn *insn, unsigned i)
 {
     struct emit *e = job->e;
-    bool r10 = translate_names(insn, R10), r11 = translate_names(insn, R11);
     need_flags(job, i);
-    if (r10)
-        emit_gs64(e, OP_LOAD, R10, GS_GPR(R10));
-    if (r11)
-        emit_gs64(e, OP_LOAD, R11, GS_GPR(R11));
+    emit_scratch_in(job, insn, R10);
+    emit_scratch_in(job, insn, R11);
     if (job->code16) {
         struct layout l;
         translate_lay_out(insn, &l);
@@ -21,10 +32,8 @@ static void emit_copy(struct job *job, const struct insn *insn, unsigned i)
     } else {
         emit_bytes(e, insn->bytes, insn->len);
     }
-    if (r10)
-        emit_gs64(e, OP_STORE, R10, GS_GPR(R10));
-    if (r11)
-        emit_gs64(e, OP_STORE, R11, GS_GPR(R11));
+    emit_scratch_out(job, insn, R10);
+    emit_scratch_out(job, insn, R11);
     note_flags_written(job, i);
 }
 
@@ -80,14 +89,14 @@ void emit_memory_at(struct job *job, const struct insn *insn, unsigned i, unsign
     bool scratch = has_reg && general && is_scratch(reg);
     bool high = translate_has_high_byte(insn);
     need_flags(job, i);
-    if (scratch)
+    if (scratch && !translate_overwrites(insn, reg))
         emit_gs64(e, OP_LOAD, R11, GS_GPR(reg));
     if (high)
         emit_swap_bytes(e, reg -= 4);
     emit_at(job, insn, scratch ? R11 : reg, base, offset);
     if (high)
         emit_swap_bytes(e, reg);
-    if (scratch)
+    if (scratch && translate_changes(insn, reg))
         emit_gs64(e, OP_STORE, R11, GS_GPR(reg));
     note_flags_written(job, i);
 }
