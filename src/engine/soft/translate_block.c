@@ -348,6 +348,18 @@ static bool wants_flags_saved(const struct job *job)
     return false;
 }
 
+/* cmp $, %r10; R11 is lost. */
+static void emit_compare_r10(struct emit *e, uint64_t value)
+{
+    if (is_imm32(value)) {
+        emit_bytes(e, (const uint8_t[]){0x49, 0x81, 0xfa}, 3);
+        emit32(e, (uint32_t)value);
+    } else {
+        emit_mov_imm(e, R11, value);
+        emit_bytes(e, (const uint8_t[]){0x4d, 0x39, 0xda}, 3); /* cmp %r11, %r10 */
+    }
+}
+
 /*
  * The three entries; of the indirect one the flags are in memory, as of the saved one. Where the
  * block wants them there, the entry with flags in the host's register saves them, and the others
@@ -362,8 +374,7 @@ static void emit_entries(struct job *job)
     job->host_valid = false;
     job->saved_valid = true;
     block->indirect = translate_executable(job->t, e->at);
-    emit_mov_imm(e, R11, block->rip | job->tag);
-    emit_bytes(e, (const uint8_t[]){0x4d, 0x39, 0xda}, 3); /* cmp %r11, %r10 */
+    emit_compare_r10(e, block->rip | job->tag);
     add_stub(job, STUB_EXIT, emit_jcc(e, CONDITION_NE));
     block->saved = translate_executable(job->t, e->at);
     if (keep)

@@ -211,8 +211,13 @@ static void emit_jmp_ind(struct job *job, const struct insn *insn)
 static void emit_push_return(struct job *job, const struct insn *insn)
 {
     unsigned offset = emit_stack(job, insn, -(int)job->word, true);
-    emit_mov_imm(job->e, R11, rip_behind(job, insn));
-    emit_word_r10(job, OP_STORE, R11, offset);
+    uint64_t rip = rip_behind(job, insn);
+    if (job->code32 || is_imm32(rip)) {
+        emit_store_imm_r10(job, rip, offset);
+    } else {
+        emit_mov_imm(job->e, R11, rip);
+        emit_word_r10(job, OP_STORE, R11, offset);
+    }
     emit_add_rsp(job, -(int32_t)job->word);
 }
 

@@ -3,6 +3,7 @@
 #ifndef HULL_ENGINE_SOFT_TRANSLATE_EMIT_H
 #define HULL_ENGINE_SOFT_TRANSLATE_EMIT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -66,6 +67,12 @@ static inline void emit_mov(struct emit *e, unsigned to, unsigned from)
         emit_rr64(e, 0x89, from, to);
 }
 
+/* Is it what an immediate of 32 bits is extended to? */
+static inline bool is_imm32(uint64_t value)
+{
+    return (uint64_t)(int64_t)(int32_t)value == value;
+}
+
 /* mov reg, value: the shortest form. */
 static inline void emit_mov_imm(struct emit *e, unsigned reg, uint64_t value)
 {
@@ -74,7 +81,7 @@ static inline void emit_mov_imm(struct emit *e, unsigned reg, uint64_t value)
             emit8(e, 0x41);
         emit8(e, 0xb8u | (reg & 7));
         emit32(e, (uint32_t)value);
-    } else if ((uint64_t)(int64_t)(int32_t)value == value) {
+    } else if (is_imm32(value)) {
         emit8(e, rex_of(REX_W, 0, reg));
         emit8(e, 0xc7);
         emit8(e, 0xc0u | (reg & 7));
@@ -138,7 +145,7 @@ static inline void emit_gs_imm32(struct emit *e, size_t offset, uint32_t value)
 
 static inline void emit_gs_imm64(struct emit *e, size_t offset, uint64_t value)
 {
-    if ((uint64_t)(int64_t)(int32_t)value == value) {
+    if (is_imm32(value)) {
         emit8(e, 0x65);
         emit8(e, rex_of(REX_W, 0, 0));
         emit8(e, 0xc7);

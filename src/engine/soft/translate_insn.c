@@ -308,16 +308,8 @@ static void emit_push(struct job *job, const struct insn *insn, unsigned i)
         emit_gs64(e, OP_STORE, R10, GS(translated.target));
     }
     unsigned offset = emit_stack(job, insn, -(int)job->word, true);
-    if (insn->op == OP_PUSH_IMM) { /* mov $, offset(%r10) */
-        if (job->code16)
-            emit8(e, 0x66);
-        emit8(e, rex_of(job->code32 ? 0 : REX_W, 0, R10));
-        emit8(e, 0xc7);
-        emit_r10_operand(e, 0, offset);
-        if (job->code16)
-            emit16(e, (uint16_t)insn->imm);
-        else
-            emit32(e, (uint32_t)insn->imm);
+    if (insn->op == OP_PUSH_IMM) {
+        emit_store_imm_r10(job, insn->imm, offset);
     } else {
         if (reg == R11)
             emit_gs64(e, OP_LOAD, R11, copy ? GS(translated.target) : GS_GPR(insn->rm));

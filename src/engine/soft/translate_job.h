@@ -222,6 +222,9 @@ void emit_at(const struct job *job, const struct insn *insn, unsigned reg, unsig
 /* mov offset(%r10), reg, or back: of as many bits as the code */
 void emit_word_r10(struct job *job, unsigned opcode, unsigned reg, unsigned offset);
 
+/* mov $, offset(%r10): of as many bits as the code; of 64, is_imm32() */
+void emit_store_imm_r10(struct job *job, uint64_t value, unsigned offset);
+
 /* R10 to be the host address of the word at RSP + by: returns how far behind R10 that is, since a
  * group's stretch may be there already. */
 unsigned emit_stack(struct job *job, const struct insn *insn, int by, bool write);

@@ -295,6 +295,20 @@ void emit_word_r10(struct job *job, unsigned opcode, unsigned reg, unsigned offs
     emit_r10_operand(e, reg, offset);
 }
 
+void emit_store_imm_r10(struct job *job, uint64_t value, unsigned offset)
+{
+    struct emit *e = job->e;
+    if (job->code16)
+        emit8(e, 0x66);
+    emit8(e, rex_of(job->code32 ? 0 : REX_W, 0, R10));
+    emit8(e, 0xc7);
+    emit_r10_operand(e, 0, offset);
+    if (job->code16)
+        emit16(e, (uint16_t)value);
+    else
+        emit32(e, (uint32_t)value);
+}
+
 unsigned emit_stack(struct job *job, const struct insn *insn, int by, bool write)
 {
     if (job->group)
