@@ -37,10 +37,17 @@ static const uint8_t large_shifts[] = {21, 22, 30};
 /* What the fast path looks at where no entry may match. */
 static struct tlb_entry no_entries[TLB_ENTRIES];
 
+/* Zeros become a TLB that holds nothing: behind the first few entries 0 is a tag that is never
+ * looked for there, as TLB_EMPTY() is. */
+static void init_entries(struct tlb_entry *entries)
+{
+    for (unsigned i = 0; i < 1u << (TLB_TAG_SHIFT - 12); i++)
+        entries[i].read_tag = entries[i].write_tag = TLB_EMPTY(i);
+}
+
 static void init_no_entries(void)
 {
-    for (unsigned i = 0; i < TLB_ENTRIES; i++)
-        no_entries[i].read_tag = no_entries[i].write_tag = TLB_EMPTY(i);
+    init_entries(no_entries);
 }
 
 /* --- filters --- */
@@ -129,8 +136,7 @@ static struct soft_context *context_new(struct soft_cpu *cpu)
         return NULL;
     }
     struct soft_context *context = (struct soft_context *)(void *)(base + SOFT_CPU_SPAN);
-    for (unsigned i = 0; i < TLB_ENTRIES; i++)
-        context->tlb[i].read_tag = context->tlb[i].write_tag = TLB_EMPTY(i);
+    init_entries(context->tlb);
     return context;
 }
 
@@ -141,10 +147,35 @@ static void context_free(struct soft_context *context)
         munmap((uint8_t *)context - SOFT_CPU_SPAN, SOFT_CPU_SPAN + bytes);
 }
 
+static void entry_use(struct soft_context *context, unsigned i)
+{
+    bitmap_set(context->tlb_used, i);
+    bitmap_set(context->tlb_words, i / 64);
+}
+
 static void entry_clear(struct soft_context *context, unsigned i)
 {
+    if (!bitmap_test(context->tlb_used, i))
+        return;
     context->tlb[i].read_tag = context->tlb[i].write_tag = TLB_EMPTY(i);
     bitmap_clear(context->tlb_used, i);
+    if (!context->tlb_used[i / 64])
+        bitmap_clear(context->tlb_words, i / 64);
+}
+
+/* The first entry from there on that is in use, or TLB_ENTRIES. */
+static unsigned entry_next(const struct soft_context *context, unsigned i)
+{
+    while (i < TLB_ENTRIES) {
+        uint64_t entries = context->tlb_used[i / 64] >> i % 64;
+        if (entries)
+            return i + (unsigned)__builtin_ctzll(entries);
+        unsigned word = i / 64 + 1;
+        uint64_t words = word < TLB_ENTRIES / 64 ? context->tlb_words[word / 64] >> word % 64 : 0;
+        /* Words that the shift has lost are looked for from the next multiple of 64 on. */
+        i = 64 * (words ? word + (unsigned)__builtin_ctzll(words) : (word | 63u) + 1);
+    }
+    return TLB_ENTRIES;
 }
 
 /* The entries for which leaves() is false stay. */
@@ -152,12 +183,9 @@ static void context_clear_tlb(struct soft_context *context,
                               bool (*leaves)(const struct tlb_entry *entry, uint64_t la),
                               uint64_t la)
 {
-    for (unsigned word = 0; word < TLB_ENTRIES / 64; word++) {
-        for (uint64_t used = context->tlb_used[word]; used; used &= used - 1) {
-            unsigned i = word * 64 + (unsigned)__builtin_ctzll(used);
-            if (leaves(&context->tlb[i], la))
-                entry_clear(context, i);
-        }
+    for (unsigned i = entry_next(context, 0); i < TLB_ENTRIES; i = entry_next(context, i + 1)) {
+        if (leaves(&context->tlb[i], la))
+            entry_clear(context, i);
     }
 }
 
@@ -322,13 +350,11 @@ static void space_renew(struct tlb_sets *sets, struct tlb_space *space)
 
 static void note_large_entries(struct tlb_space *space, const struct soft_context *context)
 {
-    for (unsigned word = 0; word < TLB_ENTRIES / 64; word++) {
-        for (uint64_t used = context->tlb_used[word]; used; used &= used - 1) {
-            const struct tlb_entry *e = &context->tlb[word * 64 + (unsigned)__builtin_ctzll(used)];
-            unsigned size = e->physical >> TLB_SIZE_SHIFT & 3;
-            if (size > 0)
-                filter_add_large(&space->large, e->read_tag, size - 1);
-        }
+    for (unsigned i = entry_next(context, 0); i < TLB_ENTRIES; i = entry_next(context, i + 1)) {
+        const struct tlb_entry *e = &context->tlb[i];
+        unsigned size = e->physical >> TLB_SIZE_SHIFT & 3;
+        if (size > 0)
+            filter_add_large(&space->large, e->read_tag, size - 1);
     }
 }
 
@@ -566,10 +592,9 @@ void tlb_drop_write_tags(struct soft_cpu *cpu, uint64_t gpa)
             struct soft_context *context = cpu->tlb->sets->spaces[s].contexts[kind];
             if (!context)
                 continue;
-            for (unsigned word = 0; word < TLB_ENTRIES / 64; word++) {
-                for (uint64_t used = context->tlb_used[word]; used; used &= used - 1)
-                    drop_write_tag(context, word * 64 + (unsigned)__builtin_ctzll(used), gpa);
-            }
+            for (unsigned i = entry_next(context, 0); i < TLB_ENTRIES;
+                 i = entry_next(context, i + 1))
+                drop_write_tag(context, i, gpa);
         }
     }
 }
@@ -601,7 +626,7 @@ static struct tlb_entry *entry_for(struct soft_cpu *cpu, uint64_t la)
         sets->last_context = *context;
         sets->last_entry = i;
     }
-    bitmap_set((*context)->tlb_used, i);
+    entry_use(*context, i);
     return &(*context)->tlb[i];
 }
 

@@ -24,8 +24,8 @@
 
 struct err;
 
-/* What the accessors test inline. */
-#define TLB_BITS    12
+/* What the accessors test inline. Memory that no translation is kept in is not touched. */
+#define TLB_BITS    14
 #define TLB_ENTRIES (1u << TLB_BITS)
 
 /*
@@ -65,6 +65,7 @@ struct soft_context {
     bool has_jumps;
     /* Bitmaps of what is in use, so that a flush costs no more than what there is. */
     uint64_t tlb_used[TLB_ENTRIES / 64];
+    uint64_t tlb_words[TLB_ENTRIES / 64 / 64]; /* words of tlb_used that are not zero */
     uint64_t jumps_used[JUMP_SLOTS / 64];
     uint64_t
         jumps_global[JUMP_SLOTS / 64]; /* to code in global pages, which outlive most flushes */

@@ -652,6 +652,31 @@ static void test_invlpg(void)
     set_ring(0);
 }
 
+/* A flush finds every entry that is in use, wherever it is. */
+static void test_flush_of_all_entries(void)
+{
+    use_kind(KIND_LONG_2M);
+    for (unsigned i = 0; i < 512; i++)
+        test_put(guest.ram, table_of(1) + 8ULL * i, leaf_value(), 8);
+    uint64_t base = kind->la & ~((1ULL << 30) - 1), random = 1;
+    bool kept = true, gone = true;
+    for (unsigned round = 0; round < 2000; round++) {
+        uint64_t la[4];
+        for (unsigned n = 0; n < 4; n++) {
+            random = random * 0x5851f42d4c957f2dULL + 1;
+            /* near a multiple of 64, for the bitmaps' sake, or of 4096 */
+            uint64_t page = (random >> 40 << (round & 1 ? 6 : 12)) + (random >> 33 & 3) - 1;
+            la[n] = base + (page % TLB_ENTRIES << 12);
+            mmu_read32(cpu, la[n]);
+            kept &= mmu_fast(cpu, la[n], 4, false) != NULL;
+        }
+        mmu_flush_all(cpu);
+        for (unsigned n = 0; n < 4; n++)
+            gone &= mmu_fast(cpu, la[n], 4, false) == NULL;
+    }
+    ok(kept && gone, "a flush of translations anywhere in the TLB");
+}
+
 /* Bytes of an instruction, run at CODE, which is mapped one to one. */
 static int run(const uint8_t *bytes, size_t len)
 {
@@ -1025,6 +1050,7 @@ static void tests(void)
     test_crossing();
     test_places();
     test_invlpg();
+    test_flush_of_all_entries();
     test_cr3();
     test_invpcid();
     test_global();
