@@ -20,8 +20,8 @@
 #include "engine/soft/translate.h"
 #include "engine/soft/vm.h"
 
-/* Decoded blocks take more than their translations: so many bytes for one of the code cache. */
-#define ARENA_SHARE       2
+/* Decoded blocks take more than their translations: so many bytes for 8 of the code cache. */
+#define ARENA_SHARE       13
 #define PAGE_MASK         0xfffULL
 
 #define MODE_VEX          (1u << 8)
@@ -350,7 +350,7 @@ int block_cache_init(struct soft_cpu *cpu, struct err *err)
         free(cache);
         return err_errno(err, ENOMEM, "the code cache of vCPU %u", cpu->base.id);
     }
-    size_t bytes = ARENA_SHARE * translate_code_bytes(cpu);
+    size_t bytes = translate_code_bytes(cpu) / 8 * ARENA_SHARE;
     void *arena = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (arena == MAP_FAILED) {

@@ -400,7 +400,7 @@ static bool take_immediate(struct decoder *d, const struct decode_row *row)
         break;
     case IMM_MOFFS:
         enough = fetch(d, insn->addr_bytes, &value);
-        value = (int64_t)((uint64_t)value & insn->addr_mask);
+        value = (int64_t)((uint64_t)value & insn_addr_mask(insn));
         break;
     case IMM_FAR:
         enough = fetch(d, op_bytes, &value) && fetch(d, 2, &second);
@@ -509,9 +509,6 @@ static void set_widths(struct decoder *d)
         d->width = (bits == 16) != d->opsize ? 2 : 4;
         insn->addr_bytes = (bits == 16) != d->addrsize ? 2 : 4;
     }
-    insn->addr_mask = insn->addr_bytes == 8   ? ~0ULL
-                      : insn->addr_bytes == 4 ? 0xffffffffULL
-                                              : 0xffffULL;
 }
 
 /* What there is instead of ModRM operands. */

@@ -207,7 +207,7 @@ static void add_memory(struct decode_text *text, const struct insn *insn)
             decode_text_add(text, "*%u", 1u << insn->scale);
     }
     if (!any)
-        add_number(text, (uint64_t)(int64_t)insn->disp & insn->addr_mask);
+        add_number(text, (uint64_t)(int64_t)insn->disp & insn_addr_mask(insn));
     else if (insn->disp)
         add_disp(text, insn->disp);
     decode_text_add(text, "]");

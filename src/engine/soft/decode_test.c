@@ -387,7 +387,7 @@ static void test_fields(void)
     ok(insn.op == OP_MOV && insn.len == 5 && insn.is_mem && insn.op_bytes == 8 &&
            insn.mem_bytes == 8 && insn.base == 0 && insn.index == 1 && insn.scale == 2 &&
            insn.disp == 16 && insn.seg == SEG_DS && insn.addr_bytes == 8 &&
-           insn.addr_mask == ~0ULL && insn.modrm == 0x44 && insn.opcode_byte == 0x8b &&
+           insn_addr_mask(&insn) == ~0ULL && insn.modrm == 0x44 && insn.opcode_byte == 0x8b &&
            insn.prefixes == (PREFIX_REX | PREFIX_REX_W),
        "all fields of a load");
     ok(memcmp(insn.bytes, "\x48\x8b\x44\x88\x10\0", 6) == 0, "bytes as fetched, zeroes after");
@@ -400,12 +400,13 @@ static void test_fields(void)
     decode_hex(&insn, 64, "42 8b 04 25 10 00 00 00");
     ok(insn.base == GPR_ZERO && insn.index == 12 && !insn.rip_relative, "R12 is an index");
     decode_hex(&insn, 64, "67 8b 05 10 00 00 00");
-    ok(insn.rip_relative && insn.base == GPR_ZERO && insn.addr_mask == 0xffffffff, "EIP-relative");
+    ok(insn.rip_relative && insn.base == GPR_ZERO && insn_addr_mask(&insn) == 0xffffffff,
+       "EIP-relative");
     decode_hex(&insn, 64, "c7 05 10 00 00 00 44 33 22 11");
     ok(insn.rip_relative && insn.disp == 16 && insn.imm == 0x11223344 && insn.len == 10,
        "RIP-relative with an immediate behind");
     decode_hex(&insn, 16, "8b 46 fe");
-    ok(insn.seg == SEG_SS && insn.addr_mask == 0xffff && insn.disp == -2, "BP is in SS");
+    ok(insn.seg == SEG_SS && insn_addr_mask(&insn) == 0xffff && insn.disp == -2, "BP is in SS");
     decode_hex(&insn, 16, "8b 42 02");
     ok(insn.seg == SEG_SS && insn.base == CPU_RBP && insn.index == CPU_RSI, "BP + SI too");
     decode_hex(&insn, 16, "8b 06 34 12");

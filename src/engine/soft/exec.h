@@ -64,7 +64,7 @@ static inline uint64_t insn_offset(const struct soft_cpu *cpu, const struct insn
                       (uint64_t)(int64_t)insn->disp;
     if (__builtin_expect(insn->rip_relative, 0))
         offset += cpu->rip_page + insn->next_offset;
-    return offset & insn->addr_mask;
+    return offset & insn_addr_mask(insn);
 }
 
 /* seg.c: limit, type and presence of a segment that is not flat: raises #GP(0), or #SS(0) for SS.

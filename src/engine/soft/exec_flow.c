@@ -74,7 +74,7 @@ static void ret(struct soft_cpu *cpu, const struct insn *i)
 static void loop(struct soft_cpu *cpu, const struct insn *i)
 {
     uint64_t next = soft_next_rip(cpu, i);
-    uint64_t count = (cpu->gpr[CPU_RCX] - 1) & i->addr_mask;
+    uint64_t count = (cpu->gpr[CPU_RCX] - 1) & insn_addr_mask(i);
     bool zero = cpu->rflags & RFLAGS_ZF;
     bool taken = count != 0 && (i->op == OP_LOOP || zero == (i->op == OP_LOOPE));
     if (taken)
@@ -87,7 +87,7 @@ static void loop(struct soft_cpu *cpu, const struct insn *i)
 static void jcxz(struct soft_cpu *cpu, const struct insn *i)
 {
     uint64_t next = soft_next_rip(cpu, i);
-    if ((cpu->gpr[CPU_RCX] & i->addr_mask) == 0)
+    if ((cpu->gpr[CPU_RCX] & insn_addr_mask(i)) == 0)
         soft_jump(cpu, i, next + i->imm);
     else
         cpu->rip = next;

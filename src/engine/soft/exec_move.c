@@ -31,12 +31,12 @@
     }                                                                                              \
     static void mov##bits##_acc_moffs(struct soft_cpu *cpu, const struct insn *i)                  \
     {                                                                                              \
-        uint64_t la = soft_linear(cpu, i->seg, i->imm & i->addr_mask, (bits) / 8, false);          \
+        uint64_t la = soft_linear(cpu, i->seg, i->imm & insn_addr_mask(i), (bits) / 8, false);     \
         put##bits(cpu, i, 0, mmu_read##bits(cpu, la));                                             \
     }                                                                                              \
     static void mov##bits##_moffs_acc(struct soft_cpu *cpu, const struct insn *i)                  \
     {                                                                                              \
-        uint64_t la = soft_linear(cpu, i->seg, i->imm & i->addr_mask, (bits) / 8, true);           \
+        uint64_t la = soft_linear(cpu, i->seg, i->imm & insn_addr_mask(i), (bits) / 8, true);      \
         mmu_write##bits(cpu, la, get##bits(cpu, i, 0));                                            \
     }
 MOVES(8)
@@ -552,7 +552,7 @@ static void bswap(struct soft_cpu *cpu, const struct insn *i)
 static void movdir64b(struct soft_cpu *cpu, const struct insn *i)
 {
     uint8_t line[64];
-    uint64_t to = soft_linear(cpu, SEG_ES, cpu->gpr[i->reg] & i->addr_mask, 64, true);
+    uint64_t to = soft_linear(cpu, SEG_ES, cpu->gpr[i->reg] & insn_addr_mask(i), 64, true);
     if (to & 63)
         soft_raise_error(cpu, EXC_GP, 0);
     mmu_read_bytes(cpu, insn_linear(cpu, i, 64, false), line, 64);
@@ -561,7 +561,7 @@ static void movdir64b(struct soft_cpu *cpu, const struct insn *i)
 
 static void xlat(struct soft_cpu *cpu, const struct insn *i)
 {
-    uint64_t offset = (cpu->gpr[CPU_RBX] + (uint8_t)cpu->gpr[CPU_RAX]) & i->addr_mask;
+    uint64_t offset = (cpu->gpr[CPU_RBX] + (uint8_t)cpu->gpr[CPU_RAX]) & insn_addr_mask(i);
     uint8_t value = mmu_read8(cpu, soft_linear(cpu, i->seg, offset, 1, false));
     *(uint8_t *)&cpu->gpr[CPU_RAX] = value;
 }

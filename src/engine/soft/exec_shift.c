@@ -198,7 +198,7 @@ static uint64_t bit_linear(struct soft_cpu *cpu, const struct insn *i, int64_t n
     uint64_t offset = insn_offset(cpu, i);
     unsigned shift = size_index(bytes) + 3;
     offset += (uint64_t)((number >> shift) * (int64_t)bytes);
-    return soft_linear(cpu, i->seg, offset & i->addr_mask, bytes, write);
+    return soft_linear(cpu, i->seg, offset & insn_addr_mask(i), bytes, write);
 }
 
 static int64_t signed_of(uint64_t value, unsigned bytes)

@@ -17,7 +17,7 @@
 
 static uint64_t address_reg(const struct soft_cpu *cpu, const struct insn *i, unsigned reg)
 {
-    return cpu->gpr[reg] & i->addr_mask;
+    return cpu->gpr[reg] & insn_addr_mask(i);
 }
 
 /* rCX, rSI, rDI are written at the address size: a 32-bit one clears the upper half. */
@@ -112,8 +112,8 @@ static uint64_t bulk_span(struct soft_cpu *cpu, const struct insn *i, unsigned s
     uint64_t la = (cpu->seg_base[seg] + at) & cpu->mode.linear_mask;
     if (soft_code64(cpu) && !(soft_canonical(la) && soft_canonical(la + bytes - 1)))
         return 0;
-    if ((i->addr_mask - at) / bytes < want)
-        want = (i->addr_mask - at) / bytes;
+    if ((insn_addr_mask(i) - at) / bytes < want)
+        want = (insn_addr_mask(i) - at) / bytes;
     *host = mmu_span(cpu, la, write, &len);
     uint64_t here = len / bytes;
     return here < want ? here : want;

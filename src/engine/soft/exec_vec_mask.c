@@ -45,7 +45,7 @@ static uint64_t gather_address(struct soft_cpu *cpu, const struct insn *insn,
     }
     uint64_t offset =
         cpu->gpr[insn->base] + ((uint64_t)index << insn->scale) + (uint64_t)(int64_t)insn->disp;
-    return soft_linear(cpu, insn->seg, offset & insn->addr_mask, insn->mem_bytes, false);
+    return soft_linear(cpu, insn->seg, offset & insn_addr_mask(insn), insn->mem_bytes, false);
 }
 
 /* An element that faults leaves those before it loaded (SDM vol. 2, VGATHERDPS), and all masks
@@ -92,7 +92,8 @@ static void mask_load(struct soft_cpu *cpu, const struct insn *insn)
     for (unsigned at = 0; at < insn->op_bytes; at += size) {
         if (!selected(&mask, at / size, size))
             continue;
-        uint64_t la = soft_linear(cpu, insn->seg, (offset + at) & insn->addr_mask, size, false);
+        uint64_t la =
+            soft_linear(cpu, insn->seg, (offset + at) & insn_addr_mask(insn), size, false);
         uint64_t element = mmu_read_element(cpu, la, size);
         memcpy(value.bytes + at, &element, size);
     }
@@ -110,8 +111,8 @@ static void mask_store(struct soft_cpu *cpu, const struct insn *insn)
     for (unsigned i = 0; i < count; i++) {
         if (!selected(&mask, i, size))
             continue;
-        la[i] =
-            soft_linear(cpu, insn->seg, (offset + (size_t)i * size) & insn->addr_mask, size, true);
+        la[i] = soft_linear(cpu, insn->seg, (offset + (size_t)i * size) & insn_addr_mask(insn),
+                            size, true);
         mmu_check_element(cpu, la[i], size, true);
     }
     for (unsigned i = 0; i < count; i++) {
@@ -130,11 +131,11 @@ static void store_bytes(struct soft_cpu *cpu, const struct insn *insn, const uin
 {
     uint64_t la[16], offset = cpu->gpr[CPU_RDI];
     /* Of quadwords, whatever the mask, as on AMD's processors. */
-    mmu_check_alignment(cpu, cpu->seg_base[insn->seg] + (offset & insn->addr_mask), 8);
+    mmu_check_alignment(cpu, cpu->seg_base[insn->seg] + (offset & insn_addr_mask(insn)), 8);
     for (unsigned i = 0; i < count; i++) {
         if (!(mask[i] & 0x80))
             continue;
-        la[i] = soft_linear(cpu, insn->seg, (offset + i) & insn->addr_mask, 1, true);
+        la[i] = soft_linear(cpu, insn->seg, (offset + i) & insn_addr_mask(insn), 1, true);
         vec_check_write(cpu, la[i], 1);
     }
     for (unsigned i = 0; i < count; i++) {

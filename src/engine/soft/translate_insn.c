@@ -43,7 +43,7 @@ static void emit_lea_constant(struct job *job, const struct insn *insn)
     uint64_t value = (uint64_t)(int64_t)insn->disp;
     if (insn->rip_relative)
         value += job->block->rip - job->block->offset + insn->next_offset;
-    value &= insn->addr_mask;
+    value &= insn_addr_mask(insn);
     unsigned reg = is_scratch(insn->reg) ? R10 : insn->reg;
     if (insn->op_bytes == 2) { /* movw $, reg */
         if (is_scratch(insn->reg))

@@ -48,7 +48,7 @@ static bool is_known_offset(const struct job *job, const struct insn *insn, int3
     *offset = (moffs ? insn->imm : (uint64_t)(int64_t)insn->disp) + (uint64_t)(int64_t)by;
     if (!moffs && insn->rip_relative)
         *offset += job->block->rip - job->block->offset + insn->next_offset;
-    *offset &= insn->addr_mask;
+    *offset &= insn_addr_mask(insn);
     return moffs || insn->rip_relative || (insn->base == GPR_ZERO && insn->index == GPR_ZERO);
 }
 

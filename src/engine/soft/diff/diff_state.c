@@ -256,7 +256,7 @@ static uint64_t offset_of(const struct diff_insn *d, const uint64_t gpr[16])
     uint64_t offset = base + (index << insn->scale) + (uint64_t)(int64_t)insn->disp;
     if (insn->rip_relative)
         offset += d->address + insn->len;
-    return offset & insn->addr_mask;
+    return offset & insn_addr_mask(insn);
 }
 
 /* Set base and index so that the operand is at la. */
@@ -265,7 +265,7 @@ static void aim(struct diff_random *r, const struct diff_insn *d, uint64_t gpr[1
     const struct insn *insn = &d->insn;
     bool has_index = insn->index != GPR_ZERO && !(insn->opcode->attr & ATTR_VSIB);
     uint64_t offset = la - segment_base(d) - (uint64_t)(int64_t)insn->disp;
-    uint64_t above = insn->addr_bytes == 8 ? 0 : diff_random(r) & ~insn->addr_mask;
+    uint64_t above = insn->addr_bytes == 8 ? 0 : diff_random(r) & ~insn_addr_mask(insn);
     if (insn->base == GPR_ZERO && !has_index)
         return;
     if (insn->base == GPR_ZERO) {
@@ -279,7 +279,7 @@ static void aim(struct diff_random *r, const struct diff_insn *d, uint64_t gpr[1
     }
     /* What the address size cuts off does not count. */
     if (insn->base != GPR_ZERO && insn->base != insn->index)
-        gpr[insn->base] = (gpr[insn->base] & insn->addr_mask) | above;
+        gpr[insn->base] = (gpr[insn->base] & insn_addr_mask(insn)) | above;
 }
 
 /* --- lists of accesses --- */
@@ -317,7 +317,7 @@ static void list_string(struct diff_case *c, bool code64)
     const struct insn *insn = &c->d->insn;
     const uint64_t *gpr = c->start.gpr;
     uint64_t count =
-        insn->prefixes & (PREFIX_REP | PREFIX_REPNE) ? gpr[CPU_RCX] & insn->addr_mask : 1;
+        insn->prefixes & (PREFIX_REP | PREFIX_REPNE) ? gpr[CPU_RCX] & insn_addr_mask(insn) : 1;
     uint64_t len = count * insn->op_bytes;
     bool down = c->start.rflags & RFLAGS_DF;
     uint64_t mask = linear_mask(code64);
@@ -327,11 +327,12 @@ static void list_string(struct diff_case *c, bool code64)
     if (len > 1u << 16)
         len = UINT32_MAX; /* is refused */
     if (source)
-        add_access(c, (segment_base(c->d) + (gpr[CPU_RSI] & insn->addr_mask) - back) & mask,
+        add_access(c, (segment_base(c->d) + (gpr[CPU_RSI] & insn_addr_mask(insn)) - back) & mask,
                    (uint32_t)len);
     if (destination)
         add_access(c,
-                   (diff_base(c->d->mode, SEG_ES) + (gpr[CPU_RDI] & insn->addr_mask) - back) & mask,
+                   (diff_base(c->d->mode, SEG_ES) + (gpr[CPU_RDI] & insn_addr_mask(insn)) - back) &
+                       mask,
                    (uint32_t)len);
 }
 
@@ -372,7 +373,7 @@ static void list_gather(struct diff_case *c, bool code64)
         index = narrow;
         if (index_bytes == 8)
             memcpy(&index, from, 8);
-        uint64_t offset = (start + ((uint64_t)index << insn->scale)) & insn->addr_mask;
+        uint64_t offset = (start + ((uint64_t)index << insn->scale)) & insn_addr_mask(insn);
         add_access(c, (offset + segment_base(c->d)) & linear_mask(code64), size);
     }
 }
@@ -393,16 +394,17 @@ static void list_accesses(struct diff_case *c, bool code64)
     if (insn->op == OP_MOV_MOFFS_LOAD || insn->op == OP_MOV_MOFFS_STORE)
         add_access(c, (base + insn->imm) & mask, insn->op_bytes);
     if (insn->op == OP_XLAT)
-        add_access(c, (base + ((gpr[CPU_RBX] + (uint8_t)gpr[CPU_RAX]) & insn->addr_mask)) & mask,
-                   1);
+        add_access(
+            c, (base + ((gpr[CPU_RBX] + (uint8_t)gpr[CPU_RAX]) & insn_addr_mask(insn))) & mask, 1);
     if (insn->op == OP_VEC_MASKMOVDQU) {
-        uint64_t offset = gpr[CPU_RDI] & insn->addr_mask;
+        uint64_t offset = gpr[CPU_RDI] & insn_addr_mask(insn);
         add_access(c, (base + offset) & mask, 16);
-        if (offset > insn->addr_mask - 16) /* its bytes go on at 0 */
+        if (offset > insn_addr_mask(insn) - 16) /* its bytes go on at 0 */
             add_access(c, base & mask, 16);
     }
     if (insn->op == OP_MOVDIR64B)
-        add_access(c, (diff_base(c->d->mode, SEG_ES) + (gpr[insn->reg] & insn->addr_mask)) & mask,
+        add_access(c,
+                   (diff_base(c->d->mode, SEG_ES) + (gpr[insn->reg] & insn_addr_mask(insn))) & mask,
                    64);
     if (attr & ATTR_STRING)
         list_string(c, code64);
@@ -554,13 +556,13 @@ static void prepare_divide(struct diff_random *r, struct diff_state *s, unsigned
 
 static void prepare_string(struct diff_random *r, const struct diff_insn *d, struct diff_state *s)
 {
-    uint64_t above = d->insn.addr_bytes == 8 ? 0 : diff_random(r) & ~d->insn.addr_mask;
+    uint64_t above = d->insn.addr_bytes == 8 ? 0 : diff_random(r) & ~insn_addr_mask(&d->insn);
     uint64_t count = diff_below(r, REPEAT_MAX);
     uint64_t source = random_place(r, d, 16) - segment_base(d);
     uint64_t destination = random_place(r, d, 16) - diff_base(d->mode, SEG_ES);
     s->gpr[CPU_RCX] = count | above;
-    s->gpr[CPU_RSI] = (source & d->insn.addr_mask) | above;
-    s->gpr[CPU_RDI] = (destination & d->insn.addr_mask) | above;
+    s->gpr[CPU_RSI] = (source & insn_addr_mask(&d->insn)) | above;
+    s->gpr[CPU_RDI] = (destination & insn_addr_mask(&d->insn)) | above;
     if (diff_one_in(r, 8)) /* they overlap */
         s->gpr[CPU_RDI] = s->gpr[CPU_RSI] + diff_below(r, 16) - 8;
 }
@@ -611,7 +613,7 @@ static void prepare(struct diff_random *r, const struct diff_insn *d, struct dif
     case OP_LOOPNE:
     case OP_JCXZ:
         if (diff_one_in(r, 2))
-            s->gpr[CPU_RCX] &= ~insn->addr_mask;
+            s->gpr[CPU_RCX] &= ~insn_addr_mask(insn);
         break;
     case OP_JMP_IND:
     case OP_CALL_IND:
