@@ -652,10 +652,27 @@ static void test_invlpg(void)
     set_ring(0);
 }
 
+/* Can no entry be taken for one that holds an address, of which translated code compares bits 16 to
+ * 47 alone? */
+static bool all_are_empty(void)
+{
+    for (unsigned i = 0; i < TLB_ENTRIES; i++) {
+        const struct tlb_entry *e = &cpu->tlb->set[i];
+        unsigned own = i >> (TLB_TAG_SHIFT - 12), mask = TLB_ENTRIES >> (TLB_TAG_SHIFT - 12);
+        if ((e->read_tag >> TLB_TAG_SHIFT) % mask == own ||
+            (e->write_tag >> TLB_TAG_SHIFT) % mask == own)
+            return false;
+    }
+    return true;
+}
+
 /* A flush finds every entry that is in use, wherever it is. */
 static void test_flush_of_all_entries(void)
 {
     use_kind(KIND_LONG_2M);
+    mmu_read32(cpu, kind->la);
+    mmu_flush_all(cpu);
+    ok(all_are_empty(), "no entry of a context holds anything at first");
     for (unsigned i = 0; i < 512; i++)
         test_put(guest.ram, table_of(1) + 8ULL * i, leaf_value(), 8);
     uint64_t base = kind->la & ~((1ULL << 30) - 1), random = 1;
@@ -674,7 +691,16 @@ static void test_flush_of_all_entries(void)
         for (unsigned n = 0; n < 4; n++)
             gone &= mmu_fast(cpu, la[n], 4, false) == NULL;
     }
-    ok(kept && gone, "a flush of translations anywhere in the TLB");
+    ok(kept && gone && all_are_empty(), "a flush of translations anywhere in the TLB");
+    use_kind(KIND_LONG);
+    uint64_t neighbour = kind->la ^ 4096;
+    test_put(guest.ram, entry_at(0, neighbour), leaf_value(), 8);
+    mmu_read32(cpu, kind->la);
+    mmu_read32(cpu, neighbour);
+    mmu_invlpg(cpu, kind->la);
+    kept = mmu_fast(cpu, neighbour, 4, false) != NULL;
+    mmu_flush_all(cpu);
+    ok(kept && !mmu_fast(cpu, neighbour, 4, false), "and of one whose neighbour has gone before");
 }
 
 /* Bytes of an instruction, run at CODE, which is mapped one to one. */
