@@ -908,7 +908,6 @@ static void test_lowest_displacement(void)
     ok(first.ending == ENGINE_EXIT_KICK, "which are at addresses that are there");
 }
 
-/* RAX when the code at origin, which is a loop, has run once more. */
 /* The x87 pointers tell of the instruction before the branch that leaves in the last round. */
 static void test_side_exit(void)
 {
@@ -928,6 +927,7 @@ static void test_side_exit(void)
     ok(compare(&options), "a trace is left behind an x87 instruction");
 }
 
+/* RAX when the code at origin, which is a loop, has run once more. */
 static uint64_t again(void)
 {
     struct engine_exit exit;
