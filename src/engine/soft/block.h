@@ -39,9 +39,10 @@ struct block {
     struct block *same_page; /* in the translator's list */
     struct block *same_next; /* in that of blocks that cross into a page */
     uint32_t runs;           /* in the first tier; or TRANSLATE_NEVER */
-    uint8_t last_vector;     /* the last instruction on the vector or x87 registers */
-    uint8_t vectors;         /* enum vectors: those that its instructions want */
-    uint16_t flags_in;       /* arithmetic flags that it reads before it writes them */
+    /* Of all code that it is part of (translate_trace.c): the instruction here behind which no
+     * vector or x87 registers are relied upon, and enum vectors, which they are. */
+    uint8_t last_vector, vectors;
+    uint16_t flags_in; /* arithmetic flags that its code reads before it writes them */
     struct insn insns[];
 };
 

@@ -92,11 +92,8 @@ struct job {
 
 /* --- traces: translate_trace.c --- */
 
-/* Find the blocks, sets job->insns and all that is known of each: ways, flags. */
+/* Find the blocks and set job->insns, and what is known of each: its way, its flags. */
 void find_trace(struct job *job);
-
-/* Flags that matter where the code at rip is entered. */
-unsigned flags_wanted_at(const struct job *job, uint64_t rip);
 
 /* Does one of the blocks but the first begin with instruction i? Else NULL. */
 struct block *part_at(const struct job *job, unsigned i);

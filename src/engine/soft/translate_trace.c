@@ -49,7 +49,8 @@ static unsigned flags_into(const struct job *job, const struct block *b)
     return read | (ARITH & ~written);
 }
 
-unsigned flags_wanted_at(const struct job *job, uint64_t rip)
+/* Flags that matter where the code at rip is entered. */
+static unsigned flags_wanted_at(const struct job *job, uint64_t rip)
 {
     const struct block *b = job->t->options.exact ? NULL : find(job, rip);
     return b ? flags_into(job, b) : ARITH;
