@@ -83,6 +83,7 @@ struct job {
     unsigned group_count;
     uint16_t offset[BLOCK_INSNS_MAX + 1]; /* of an access in its group's stretch */
     const struct translate_group *group;  /* R10 is the host address of its stretch; or NULL */
+    int32_t rsp_behind;                   /* what RSP has still to be moved by, in a group */
     struct translate_loop loop;           /* rounds: 0 where the block is none */
     uint8_t *loop_head;                   /* where each few rounds begin */
     uint8_t *behind[BLOCK_INSNS_MAX + 1]; /* an instruction, outside of those rounds */
@@ -203,6 +204,9 @@ uint8_t *emit_look_to_r10(struct job *job, const struct insn *insn, int32_t by, 
 
 /* lea bytes(base), to, as wide as stack pointers are (R10: 32 bits at least): no flag changes. */
 void emit_stack_lea(struct job *job, unsigned to, unsigned base, int32_t bytes);
+
+/* RSP += bytes, for the current instruction: perhaps not before others of its group have been, that
+ * do the same, since nobody sees it in between. */
 void emit_add_rsp(struct job *job, int32_t bytes);
 
 /* The operand offset(%r10). */

@@ -234,9 +234,33 @@ void emit_stack_lea(struct job *job, unsigned to, unsigned base, int32_t bytes)
         emit32(e, (uint32_t)bytes);
 }
 
+/* Does the next instruction move RSP too, without a look at it, and without a way out before it? */
+static bool moves_rsp_next(const struct job *job)
+{
+    unsigned next = job->current + 1;
+    if (!job->group || next > job->group->last || (int)next == job->poll ||
+        (job->t->count && part_at(job, next)))
+        return false;
+    switch ((enum way)job->way[next]) {
+    case WAY_PUSH:
+    case WAY_POP:
+        return !translate_names(job->insns[next], CPU_RSP);
+    case WAY_CALL:
+    case WAY_RET:
+        return true;
+    default:
+        return false;
+    }
+}
+
 void emit_add_rsp(struct job *job, int32_t bytes)
 {
-    emit_stack_lea(job, CPU_RSP, CPU_RSP, bytes);
+    job->rsp_behind += bytes;
+    if (moves_rsp_next(job))
+        return;
+    if (job->rsp_behind)
+        emit_stack_lea(job, CPU_RSP, CPU_RSP, job->rsp_behind);
+    job->rsp_behind = 0;
 }
 
 /* The operand offset(base), of R10 or R11. */
