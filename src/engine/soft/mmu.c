@@ -231,15 +231,14 @@ static void context_clear_jumps(const struct soft_cpu *cpu, struct soft_context 
     }
 }
 
-/* Those of one page, and of instructions that cross into it, which are among the last slots before:
- * slots are the low bits of addresses. */
+/* Those of one page, and of instructions that cross into it from the one before. */
 static void context_drop_jumps(const struct soft_cpu *cpu, struct soft_context *context,
                                uint64_t la)
 {
-    unsigned first = (unsigned)(la & (JUMP_SLOTS - 1) & ~PAGE_OFFSET) / 64;
+    unsigned first = (mmu_jump_slot(la) & ~(unsigned)PAGE_OFFSET) / 64;
     for (unsigned word = first; word < first + PAGE_BYTES / 64; word++)
         context_clear_jump_word(cpu, context, word, 0);
-    context_clear_jump_word(cpu, context, (first - 1) % (JUMP_SLOTS / 64), 0);
+    context_clear_jump_word(cpu, context, mmu_jump_slot((la & ~PAGE_OFFSET) - 1) / 64, 0);
 }
 
 void mmu_prepare_jumps(struct soft_cpu *cpu)
@@ -269,7 +268,7 @@ static bool is_global_code(const struct soft_cpu *cpu, uint64_t la)
 void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, bool crosses, const void *code)
 {
     struct soft_context *context = cpu->tlb->context;
-    unsigned slot = rip & (JUMP_SLOTS - 1);
+    unsigned slot = mmu_jump_slot(rip);
     if (!context)
         return;
     mmu_prepare_jumps(cpu);

@@ -49,8 +49,8 @@ struct tlb_entry {
 #define TLB_EMPTY(i)  ((uint64_t)((i) ^ (1u << (TLB_TAG_SHIFT - 12))) << 12)
 #define TLB_TAG_SHIFT 16
 
-/* Where an indirect branch of translated code goes on, by the low 16 bits of the target's address:
- * code that checks whether it is meant. */
+/* Where an indirect branch of translated code goes on, by the target's mmu_jump_slot(): code that
+ * checks whether it is meant. */
 #define JUMP_SLOTS 65536u
 
 /*
@@ -71,6 +71,16 @@ struct soft_context {
         jumps_global[JUMP_SLOTS / 64]; /* to code in global pages, which outlive most flushes */
     uint64_t jumps_words[JUMP_SLOTS / 64 / 64]; /* words of jumps_used that are not zero */
 };
+
+/*
+ * The low bits of the address. Kernels, in the upper half of the address space, have more code than
+ * slots, and many functions begin at a multiple of 16: there the page's number is mixed into the
+ * offset in it. All slots of a page are in a row, and so are those of 64 of its bytes, aligned.
+ */
+static inline unsigned mmu_jump_slot(uint64_t rip)
+{
+    return (unsigned)(rip >> 63 ? rip ^ rip >> 12 : rip) & (JUMP_SLOTS - 1);
+}
 
 #define SOFT_CPU_SPAN ((sizeof(struct soft_cpu) + 4095) & ~(size_t)4095)
 

@@ -37,7 +37,7 @@ enum step {
     STEP_ON,      /* with the instruction after it */
     STEP_LEAVE,   /* RIP is set */
     STEP_VECTORS, /* go on with vector or x87 registers loaded */
-    STEP_JUMP,    /* at RIP, through the jump table */
+    STEP_JUMP,    /* at RIP, whose code is at translated.resume */
 };
 
 /* --- the border --- */
@@ -115,8 +115,7 @@ enum step {
         [ymm_hi] "i"(GS(fpu.ymm_hi)), [x87] "i"(GS(fpu.x87)), [fop] "i"(GS(fpu.x87) + X87_FOP),    \
         [fip] "i"(GS(fpu.x87) + X87_FIP), [fdp] "i"(GS(fpu.x87) + X87_FDP),                        \
         [mxcsr] "i"(GS(fpu.x87) + X87_MXCSR), [mxcsr_mask] "i"(GS(fpu.x87) + X87_MXCSR_MASK),      \
-        [host_mxcsr] "i"(GS(translated.host_mxcsr)), [jumps] "i"(GS_CONTEXT(jumps)),               \
-        [link_saved] "i"(GS(translated.link_saved))
+        [host_mxcsr] "i"(GS(translated.host_mxcsr)), [link_saved] "i"(GS(translated.link_saved))
 
 /* The guest's registers but for the vector ones are in memory: do as translate_step() says. */
 #define STEP                                                                                       \
@@ -132,8 +131,7 @@ enum step {
     "callq *%%gs:%c[load_vectors]\n\t"                                                             \
     "1:\n\t" LOAD_STATE "jmpq *%%gs:%c[resume]\n\t"                                                \
     "3:\n\t" LOAD_STATE "movq %%gs:%c[rip], %%r10\n\t"                                             \
-    "movzwl %%r10w, %%r11d\n\t"                                                                    \
-    "jmpq *%%gs:%c[jumps](,%%r11,8)\n\t"                                                           \
+    "jmpq *%%gs:%c[resume]\n\t"                                                                    \
     "2:\n\t"                                                                                       \
     "xorl %%eax, %%eax\n\t" RETURN
 
@@ -403,6 +401,14 @@ static void enter_context(struct soft_cpu *cpu)
     }
 }
 
+/* Has the instruction changed what data are seen, but not what code is? (STAC, CLAC) */
+static bool is_same_code(const struct soft_cpu *cpu, const struct insn *insn,
+                         const struct soft_context *context)
+{
+    return cpu->tlb->context && cpu->tlb->context != context &&
+           (insn->op == OP_STAC || insn->op == OP_CLAC);
+}
+
 /* Called by STEP. had: soft_translated.vectors before they were stored. */
 __attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint32_t offset,
                                                       unsigned had)
@@ -422,6 +428,10 @@ __attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint
     cpu->insn = NULL;
     bool stopped = cpu->stop_block;
     if (!ends_block(insn)) {
+        if (is_same_code(cpu, insn, context)) {
+            enter_context(cpu);
+            context = cpu->tlb->context;
+        }
         /* What the code behind relies on, perhaps. */
         unsigned again = insn->place < block->last_vector ? had & block->vectors : 0;
         bool leave = stopped || cpu->tlb->context != context || !cpu->mode.translatable || wanted ||
@@ -446,6 +456,7 @@ __attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint
     if (stopped || !may_jump(cpu))
         return STEP_LEAVE;
     enter_context(cpu);
+    cpu->translated.resume = (uintptr_t)cpu->tlb->context->jumps[mmu_jump_slot(cpu->rip)];
     return STEP_JUMP;
 }
 

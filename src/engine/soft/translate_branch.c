@@ -41,7 +41,7 @@ void emit_through_table(struct job *job, uint64_t rip)
         return;
     }
     emit_mov_imm(e, R10, rip | job->tag);
-    emit_jmp_gs(e, GS_CONTEXT(jumps) + 8 * (size_t)(uint16_t)rip);
+    emit_jmp_gs(e, GS_CONTEXT(jumps) + 8 * (size_t)mmu_jump_slot(rip));
 }
 
 /* Go on at a constant address. */
@@ -142,6 +142,20 @@ static void emit_loop_insn(struct job *job, const struct insn *insn)
     emit_goto(job, loop ? next : target);
 }
 
+/* R11 to be the slot of R10's address, an address in the same half as this code's: if it is in the
+ * other one it is not found there. */
+static void emit_slot(struct job *job)
+{
+    struct emit *e = job->e;
+    unsigned from = R10;
+    if (job->block->rip >> 63) { /* mov %r10, %r11; shr $12, %r11; xor %r10d, %r11d */
+        emit_mov(e, R11, R10);
+        emit_bytes(e, (const uint8_t[]){0x49, 0xc1, 0xeb, 12, 0x45, 0x31, 0xd3}, 7);
+        from = R11;
+    }
+    emit_mov16(e, R11, from);
+}
+
 /* Go on at R10. Flags are in memory. */
 static void emit_indirect(struct job *job, const struct insn *insn)
 {
@@ -154,7 +168,7 @@ static void emit_indirect(struct job *job, const struct insn *insn)
     emit8(e, 0xc7);
     emit_gs_operand(e, 0, GS(translated.indirect));
     emit32(e, block_insn_offset(job->cpu, insn));
-    emit_bytes(e, (const uint8_t[]){0x45, 0x0f, 0xb7, 0xda}, 4);       /* movzwl %r10w, %r11d */
+    emit_slot(job);
     emit_bytes(e, (const uint8_t[]){0x65, 0x42, 0xff, 0x24, 0xdd}, 5); /* jmp *%gs:(,%r11,8) */
     emit32(e, (uint32_t)GS_CONTEXT(jumps));
 }
