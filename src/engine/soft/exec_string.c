@@ -57,18 +57,42 @@ static void leave_at_self(struct soft_cpu *cpu, const struct insn *i)
     cpu->stop_block = true;
 }
 
-/* How many elements to do now. A single step is one element (SDM vol. 3, 17.3.1.1 "TF"). */
-static uint64_t piece(const struct soft_cpu *cpu, const struct insn *i, uint64_t left)
+/* What one execution may do. A single step is one element (SDM vol. 3, 17.3.1.1 "TF"). */
+struct piece {
+    uint64_t elements, bytes;
+    unsigned single; /* bytes that an element by itself takes */
+};
+
+static struct piece piece_of(const struct soft_cpu *cpu, const struct insn *i)
 {
-    uint64_t most = cpu->mode.careful ? 1 : REPEAT_MAX_BYTES / i->op_bytes;
-    return left < most ? left : most;
+    uint64_t elements = elements_left(cpu, i);
+    bool step = cpu->mode.careful && elements > 1;
+    /* What is not done in bulk depends on what the tiers have made of the page's code: instructions
+     * are counted for each execution, and a virtual clock is not to tell. */
+    bool same = chip_clock_is_virtual(cpu->vm->clock);
+    return (struct piece){.elements = step ? 1 : elements,
+                          .bytes = REPEAT_MAX_BYTES,
+                          .single = same ? i->op_bytes : SINGLE_BYTES};
 }
 
-/* What is left of a piece after n elements, which 1 says were not done in bulk. */
-static uint64_t charge(uint64_t left, uint64_t n, unsigned bytes)
+/* Elements for which it is enough in bulk. */
+static uint64_t piece_wants(const struct piece *p, const struct insn *i)
 {
-    uint64_t cost = n > 1 ? n : SINGLE_BYTES / bytes;
-    return left > cost ? left - cost : 0;
+    uint64_t most = p->bytes / i->op_bytes;
+    return p->elements < most ? p->elements : most;
+}
+
+/* n elements are done; 1 says that they were not done in bulk. */
+static void spend(struct piece *p, const struct insn *i, uint64_t n)
+{
+    uint64_t cost = n > 1 ? n * i->op_bytes : p->single;
+    p->elements -= n;
+    p->bytes -= cost < p->bytes ? cost : p->bytes;
+}
+
+static bool is_spent(const struct piece *p, const struct insn *i)
+{
+    return p->elements == 0 || p->bytes < i->op_bytes;
 }
 
 /* Without a prefix it is done; else look whether something else wants the processor. */
@@ -170,8 +194,8 @@ static uint64_t bulk_stos(struct soft_cpu *cpu, const struct insn *i, uint64_t w
 static void movs(struct soft_cpu *cpu, const struct insn *i)
 {
     unsigned bytes = i->op_bytes;
-    for (uint64_t left = piece(cpu, i, elements_left(cpu, i)); left > 0;) {
-        uint64_t n = bulk_movs(cpu, i, left);
+    for (struct piece p = piece_of(cpu, i); !is_spent(&p, i);) {
+        uint64_t n = bulk_movs(cpu, i, piece_wants(&p, i));
         if (n == 0) {
             uint64_t value = mmu_read_sized(cpu, source_linear(cpu, i, bytes), bytes);
             mmu_write_sized(cpu, destination_linear(cpu, i, bytes, true), bytes, value);
@@ -180,7 +204,7 @@ static void movs(struct soft_cpu *cpu, const struct insn *i)
         advance(cpu, i, CPU_RSI, n * bytes);
         advance(cpu, i, CPU_RDI, n * bytes);
         consume(cpu, i, n);
-        left = charge(left, n, bytes);
+        spend(&p, i, n);
         if (cpu->stop_block)
             break;
     }
@@ -190,15 +214,15 @@ static void movs(struct soft_cpu *cpu, const struct insn *i)
 static void stos(struct soft_cpu *cpu, const struct insn *i)
 {
     unsigned bytes = i->op_bytes;
-    for (uint64_t left = piece(cpu, i, elements_left(cpu, i)); left > 0;) {
-        uint64_t n = bulk_stos(cpu, i, left);
+    for (struct piece p = piece_of(cpu, i); !is_spent(&p, i);) {
+        uint64_t n = bulk_stos(cpu, i, piece_wants(&p, i));
         if (n == 0) {
             mmu_write_sized(cpu, destination_linear(cpu, i, bytes, true), bytes, cpu->gpr[CPU_RAX]);
             n = 1;
         }
         advance(cpu, i, CPU_RDI, n * bytes);
         consume(cpu, i, n);
-        left = charge(left, n, bytes);
+        spend(&p, i, n);
         if (cpu->stop_block)
             break;
     }
@@ -208,8 +232,7 @@ static void stos(struct soft_cpu *cpu, const struct insn *i)
 static void lods(struct soft_cpu *cpu, const struct insn *i)
 {
     unsigned bytes = i->op_bytes;
-    for (uint64_t left = piece(cpu, i, elements_left(cpu, i)); left > 0;
-         left = charge(left, 1, bytes)) {
+    for (struct piece p = piece_of(cpu, i); !is_spent(&p, i); spend(&p, i, 1)) {
         uint64_t value = mmu_read_sized(cpu, source_linear(cpu, i, bytes), bytes);
         int_put_reg(cpu, i, CPU_RAX, bytes, value);
         advance(cpu, i, CPU_RSI, bytes);
@@ -241,8 +264,7 @@ static bool repeat_ends(const struct soft_cpu *cpu, const struct insn *i)
 static void cmps(struct soft_cpu *cpu, const struct insn *i)
 {
     unsigned bytes = i->op_bytes;
-    for (uint64_t left = piece(cpu, i, elements_left(cpu, i)); left > 0;
-         left = charge(left, 1, bytes)) {
+    for (struct piece p = piece_of(cpu, i); !is_spent(&p, i); spend(&p, i, 1)) {
         uint64_t a = mmu_read_sized(cpu, source_linear(cpu, i, bytes), bytes);
         uint64_t b = mmu_read_sized(cpu, destination_linear(cpu, i, bytes, false), bytes);
         compare(cpu, bytes, a, b);
@@ -258,8 +280,7 @@ static void cmps(struct soft_cpu *cpu, const struct insn *i)
 static void scas(struct soft_cpu *cpu, const struct insn *i)
 {
     unsigned bytes = i->op_bytes;
-    for (uint64_t left = piece(cpu, i, elements_left(cpu, i)); left > 0;
-         left = charge(left, 1, bytes)) {
+    for (struct piece p = piece_of(cpu, i); !is_spent(&p, i); spend(&p, i, 1)) {
         uint64_t b = mmu_read_sized(cpu, destination_linear(cpu, i, bytes, false), bytes);
         compare(cpu, bytes, cpu->gpr[CPU_RAX], b);
         advance(cpu, i, CPU_RDI, bytes);
@@ -275,9 +296,9 @@ static void ins(struct soft_cpu *cpu, const struct insn *i)
     unsigned bytes = i->op_bytes;
     uint16_t port = (uint16_t)cpu->gpr[CPU_RDX];
     seg_check_io(cpu, port, bytes);
-    for (uint64_t left = piece(cpu, i, elements_left(cpu, i)); left > 0;) {
+    for (struct piece p = piece_of(cpu, i); !is_spent(&p, i);) {
         uint8_t *to;
-        uint64_t n = bulk_span(cpu, i, SEG_ES, CPU_RDI, true, left, &to);
+        uint64_t n = bulk_span(cpu, i, SEG_ES, CPU_RDI, true, piece_wants(&p, i), &to);
         if (n > 0) {
             soft_pio_read(cpu, port, bytes, to, (uint32_t)n);
         } else {
@@ -289,7 +310,7 @@ static void ins(struct soft_cpu *cpu, const struct insn *i)
         }
         advance(cpu, i, CPU_RDI, n * bytes);
         consume(cpu, i, n);
-        left = charge(left, n, bytes);
+        spend(&p, i, n);
         if (cpu->stop_block)
             break;
     }
@@ -301,9 +322,9 @@ static void outs(struct soft_cpu *cpu, const struct insn *i)
     unsigned bytes = i->op_bytes;
     uint16_t port = (uint16_t)cpu->gpr[CPU_RDX];
     seg_check_io(cpu, port, bytes);
-    for (uint64_t left = piece(cpu, i, elements_left(cpu, i)); left > 0;) {
+    for (struct piece p = piece_of(cpu, i); !is_spent(&p, i);) {
         uint8_t *from;
-        uint64_t n = bulk_span(cpu, i, i->seg, CPU_RSI, false, left, &from);
+        uint64_t n = bulk_span(cpu, i, i->seg, CPU_RSI, false, piece_wants(&p, i), &from);
         if (n > 0) {
             soft_pio_write(cpu, port, bytes, from, (uint32_t)n);
         } else {
@@ -313,7 +334,7 @@ static void outs(struct soft_cpu *cpu, const struct insn *i)
         }
         advance(cpu, i, CPU_RSI, n * bytes);
         consume(cpu, i, n);
-        left = charge(left, n, bytes);
+        spend(&p, i, n);
         if (cpu->stop_block)
             break;
     }

@@ -688,6 +688,8 @@ static void cli(struct soft_cpu *cpu, const struct insn *i)
     cpu->rflags &= ~(virtual_flag ? RFLAGS_VIF : RFLAGS_IF);
 }
 
+/* Its shadow: no interrupt before the next instruction is done. Nobody looks for one within a
+ * block; where its next instruction is in another, or one waits already, the run loop knows. */
 static void sti(struct soft_cpu *cpu, const struct insn *i)
 {
     bool virtual_flag;
@@ -697,9 +699,11 @@ static void sti(struct soft_cpu *cpu, const struct insn *i)
         cpu->rflags |= RFLAGS_VIF;
     } else if (!(cpu->rflags & RFLAGS_IF)) {
         cpu->rflags |= RFLAGS_IF;
-        cpu->no_interrupt = true;
+        if (i[1].op == OP_FALL_THROUGH || soft_cpu_has_events(cpu)) {
+            cpu->no_interrupt = true;
+            cpu->stop_block = true;
+        }
     }
-    done(cpu, i);
 }
 
 static void clac_stac(struct soft_cpu *cpu, const struct insn *i)

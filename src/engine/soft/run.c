@@ -517,21 +517,23 @@ static bool may_translate(struct soft_cpu *cpu, struct block *block)
         if (!translate_block(cpu, block) || !block->code)
             return false;
     }
-    return cpu->tlb->context && !cpu->stop_block && !(cpu->rflags & RFLAGS_RF);
+    return cpu->tlb->context && !(cpu->rflags & RFLAGS_RF);
 }
 
 static void run_instructions(struct soft_cpu *cpu)
 {
     /* An interrupt that waits behind STI's shadow comes after one instruction: it may be followed
      * by CLI. */
-    cpu->stop_block = cpu->no_interrupt && soft_cpu_has_events(cpu);
+    bool shadow = cpu->no_interrupt;
+    cpu->stop_block = shadow && soft_cpu_has_events(cpu);
     cpu->no_interrupt = false;
     if (__builtin_expect(cpu->mode.careful, 0)) {
         run_careful(cpu);
         return;
     }
     struct block *block = block_find(cpu);
-    if (may_translate(cpu, block))
+    /* Translated code looks for events, perhaps before the first instruction. */
+    if (!shadow && may_translate(cpu, block))
         translate_run(cpu, block);
     else
         run_block(cpu, block);

@@ -110,8 +110,12 @@ static int find_poll(const struct job *job)
     if (job->t->count) /* each block looks at its start: emit_clock() */
         return -1;
     for (unsigned i = 0; i < job->count; i++) {
-        if (needs_poll(job, i))
-            return (int)poll_place(job, i);
+        if (!needs_poll(job, i))
+            continue;
+        unsigned place = poll_place(job, i);
+        while (place > 0 && job->insns[place - 1]->op == OP_STI) /* not in its shadow */
+            place--;
+        return (int)place;
     }
     return -1;
 }

@@ -231,6 +231,17 @@ static enum way way_of_lea(const struct insn *insn, unsigned bits)
     return WAY_COPY;
 }
 
+static enum way way_of_string(const struct insn *insn, unsigned bits)
+{
+    bool flat = insn->seg != SEG_FS && insn->seg != SEG_GS;
+    return bits == 64 && insn->addr_bytes == 8 && flat ? WAY_STRING : WAY_HANDLER;
+}
+
+static enum way way_of_bit(const struct insn *insn, unsigned bits)
+{
+    return bits == 64 && insn->addr_bytes == 8 && insn->op_bytes >= 4 ? WAY_BIT : WAY_HANDLER;
+}
+
 /* It must not fail, and in other code a segment that is not flat would have to be looked at. */
 static enum way way_of_prefetch(const struct translator *t, const struct insn *insn, unsigned bits)
 {
@@ -272,7 +283,26 @@ enum way translate_way_of(const struct translator *t, const struct insn *insn, u
     case OP_PUSH_IMM:
         return near ? WAY_PUSH : WAY_HANDLER;
     case OP_POP:
-        return near && !insn->is_mem && insn->rm != CPU_RSP ? WAY_POP : WAY_HANDLER;
+        if (!near || insn->is_mem)
+            return WAY_HANDLER;
+        return insn->rm != CPU_RSP ? WAY_POP : bits == 64 ? WAY_POP_RSP : WAY_HANDLER;
+    case OP_CLI:
+    case OP_STI:
+        return WAY_SYSTEM;
+    case OP_SWAPGS:
+        return bits == 64 ? WAY_SYSTEM : WAY_HANDLER;
+    case OP_PUSHF:
+        return near && bits == 64 ? WAY_SYSTEM : WAY_HANDLER;
+    case OP_MOVS:
+    case OP_STOS:
+        return way_of_string(insn, bits);
+    case OP_BT:
+    case OP_BTS:
+    case OP_BTR:
+    case OP_BTC:
+        if (insn->is_mem)
+            return way_of_bit(insn, bits);
+        break;
     case OP_LEAVE:
         return near && bits != 16 ? WAY_LEAVE : WAY_HANDLER;
     case OP_MOV_MOFFS_LOAD:

@@ -20,7 +20,11 @@ enum way {
     WAY_X87,    /* on the x87 or MMX registers: translate_x87.c */
     WAY_PUSH,
     WAY_POP, /* register */
+    WAY_POP_RSP,
     WAY_LEAVE,
+    WAY_BIT,    /* BT and its like of memory, with the bit's number in a register */
+    WAY_STRING, /* MOVS, STOS: translate_system.c */
+    WAY_SYSTEM, /* so are these */
     WAY_JMP,
     WAY_JCC,
     WAY_LOOP, /* LOOP and JCXZ */

@@ -149,6 +149,36 @@ static void emit_prefetch(struct job *job, const struct insn *insn, unsigned i)
         emit_gs64(e, OP_LOAD, R10, GS(translated.target));
 }
 
+/*
+ * BT, BTS, BTR, BTC of memory with a register that says how many bits from the operand's start on,
+ * upwards or downwards: the look is for the word that has the bit, and the register's low bits are
+ * those of a register operand.
+ */
+static void emit_bit(struct job *job, const struct insn *insn, unsigned i)
+{
+    struct emit *e = job->e;
+    bool wide = insn->op_bytes == 8;
+    give_up_flags(job, job->live[i]);
+    emit_offset(job, insn, 0);
+    load_guest(e, R11, insn->reg);
+    if (!wide)
+        emit_rr64(e, 0x63, R11, R11);                      /* movslq %r11d, %r11 */
+    emit_bytes(e, (const uint8_t[]){0x49, 0xc1, 0xfb}, 3); /* sar $, %r11 */
+    emit8(e, wide ? 6 : 5);
+    emit_bytes(e, (const uint8_t[]){0x4f, 0x8d, 0x14}, 3); /* lea (%r10, %r11, bytes), %r10 */
+    emit8(e, (wide ? 3u : 2u) << 6 | (R11 & 7) << 3 | (R10 & 7));
+    emit_segment(job, insn);
+    add_slow(job, emit_lookup(job, insn->op_bytes, insn->opcode->attr & ATTR_MEM_WRITE), insn);
+    load_guest(e, R11, insn->reg);
+    emit_bytes(e, (const uint8_t[]){0x41, 0x83, 0xe3}, 3); /* and $, %r11d */
+    emit8(e, wide ? 63 : 31);
+    emit_gs64(e, OP_STORE, R11, GS(translated.target));
+    need_flags(job, i);
+    emit_gs64(e, OP_LOAD, R11, GS(translated.target));
+    emit_at(job, insn, R11, R10, 0);
+    note_flags_written(job, i);
+}
+
 static void emit_moffs(struct job *job, const struct insn *insn, unsigned i)
 {
     struct emit *e = job->e;
@@ -330,6 +360,12 @@ static void emit_pop(struct job *job, const struct insn *insn, unsigned i)
     emit_add_rsp(job, (int32_t)job->word);
 }
 
+static void emit_pop_rsp(struct job *job, const struct insn *insn, unsigned i)
+{
+    give_up_flags(job, job->live[i]);
+    emit_word_r10(job, OP_LOAD, CPU_RSP, emit_stack(job, insn, 0, false));
+}
+
 static void emit_leave(struct job *job, const struct insn *insn, unsigned i)
 {
     give_up_flags(job, job->live[i]);
@@ -339,7 +375,7 @@ static void emit_leave(struct job *job, const struct insn *insn, unsigned i)
     emit_word_r10(job, OP_LOAD, CPU_RBP, 0);
 }
 
-static void emit_handler(struct job *job, const struct insn *insn)
+void emit_handler(struct job *job, const struct insn *insn)
 {
     add_slow(job, emit_jmp(job->e), insn);
     job->host_valid = job->saved_valid = true;
@@ -389,6 +425,18 @@ void emit_by_way(struct job *job, unsigned i)
         break;
     case WAY_POP:
         emit_pop(job, insn, i);
+        break;
+    case WAY_POP_RSP:
+        emit_pop_rsp(job, insn, i);
+        break;
+    case WAY_BIT:
+        emit_bit(job, insn, i);
+        break;
+    case WAY_STRING:
+        emit_string(job, insn, i);
+        break;
+    case WAY_SYSTEM:
+        emit_system(job, insn, i);
         break;
     case WAY_LEAVE:
         emit_leave(job, insn, i);

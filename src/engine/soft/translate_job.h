@@ -7,6 +7,7 @@
  *     translate_flags.c   the guest's flags
  *     translate_memory.c  operands in memory
  *     translate_insn.c    instructions
+ *     translate_system.c  system instructions, strings
  *     translate_branch.c  branches
  *     translate_loop.c    blocks that lead to their own start
  */
@@ -253,8 +254,14 @@ uint8_t *emit_unless_loaded(struct emit *e, uint8_t wanted);
 uint8_t wanted_vectors(const struct job *job);
 
 void emit_by_way(struct job *job, unsigned i);
+void emit_handler(struct job *job, const struct insn *insn);
 void need_vectors(struct job *job, const struct insn *insn, unsigned i);
 void need_x87(struct job *job, const struct insn *insn, unsigned i);
+
+/* --- system instructions, strings: translate_system.c --- */
+
+void emit_system(struct job *job, const struct insn *insn, unsigned i);
+void emit_string(struct job *job, const struct insn *insn, unsigned i);
 
 /* --- branches: translate_branch.c --- */
 

@@ -4,6 +4,9 @@
  * same state. Registers, flags, the FPU's state, memory, how it ends and the number of instructions
  * must be the same. (The single instructions are compared with the host's processor: diff/.)
  */
+#include <pthread.h>
+#include <sched.h>
+
 #include "engine/soft/exec_vec.h"
 #include "engine/soft/mmu_internal.h"
 #include "engine/soft/test_cpu.h"
@@ -29,9 +32,15 @@
 #endif
 #define PTE          7u
 #define WRITABLE     2u
+#define USER         4u
 #define LARGE        0x80u
 #define ROUNDS       7 /* of a loop */
 #define TIGHT_ROUNDS 40
+#ifdef __SANITIZE_THREAD__
+#define SHADOW_ROUNDS 2000
+#else
+#define SHADOW_ROUNDS 200000
+#endif
 
 static struct test_guest guest;
 static struct soft_cpu *cpu;
@@ -94,6 +103,7 @@ static void put32(uint32_t value)
         put(value >> (8 * i));
 }
 
+static bool kernel; /* at CPL 0, with pages that SMAP keeps it from */
 static bool code32; /* in compatibility mode, of 32 bits or 16; else of 64 */
 static bool code16;
 
@@ -179,7 +189,7 @@ static void put_memory(unsigned prefix, bool wide, unsigned escape, unsigned opc
     if (prefix)
         put(prefix);
     if (one_in(16))
-        put(code32 ? PICK(segments) : 0x64);
+        put(code32 ? PICK(segments) : kernel && one_in(2) ? 0x65 : 0x64);
     if (relative && !code32 && one_in(8)) /* addresses of 32 bits */
         put(0x67);
     unsigned rex = (wide ? 8u : 0) | (reg >> 3 & 1) << 2;
@@ -343,7 +353,14 @@ static void put_stack(void)
         put_registers(0, true, 0, 0x83, one_in(2) ? 0 : 5, CPU_RSP);
         put(8 * below(4));
         break;
-    case 7: /* push of memory */
+    case 7: /* push of memory; or what may become RSP */
+        if (!code32 && one_in(3)) {
+            put(0x54); /* push %rsp */
+            if (one_in(2))
+                put_integer();
+            put(0x5c);
+            break;
+        }
         put_memory(0, false, 0, 0xff, 6);
         break;
     case 8: /* leave */
@@ -355,6 +372,77 @@ static void put_stack(void)
     default: /* pushf: by its handler */
         put(0x9c);
         break;
+    }
+}
+
+/* A register becomes a number that is not large, its lower half at least. */
+static void put_small(unsigned reg, int32_t value)
+{
+    if (one_in(3)) {
+        put_rex(reg >> 3);
+        put(0xb8u | (reg & 7));
+        put32((uint32_t)value);
+        return;
+    }
+    put_rex(8u | reg >> 3);
+    put(0xc7);
+    put(0xc0u | (reg & 7));
+    put32((uint32_t)value);
+}
+
+/* In 64-bit code: MOVS, STOS, mostly repeated, seldom downwards; not to where code is. */
+static void put_string(void)
+{
+    bool down = one_in(8), repeat = !one_in(4);
+    unsigned bytes = below(4);
+    if (down)
+        put(0xfd);
+    put_small(CPU_RDI, (int32_t)(favourite_constant + below(4096)));
+    if (repeat && !one_in(32))
+        put_small(CPU_RCX, (int32_t)(one_in(16) ? 0 : one_in(16) ? below(5000) : below(40)));
+    if (repeat)
+        put(one_in(8) ? 0xf2 : 0xf3);
+    if (one_in(16))
+        put(one_in(2) ? 0x64 : 0x67);
+    if (bytes == 1)
+        put(0x66);
+    put_rex(bytes == 3 ? 8 : 0);
+    put((one_in(2) ? 0xa4u : 0xaau) + (bytes > 0));
+    if (down)
+        put(0xfc);
+}
+
+/* BT, BTS, BTR, BTC with a register, LOCK or not. */
+static void put_bit(void)
+{
+    static const uint8_t opcodes[] = {0xa3, 0xab, 0xb3, 0xbb};
+    unsigned opcode = PICK(opcodes), reg = a_value();
+    put_small(reg, (int32_t)below(6000) - 3000);
+    put_memory(opcode != 0xa3 && one_in(3) ? 0xf0
+               : one_in(8)                 ? 0x66
+                                           : 0,
+               one_in(2), 0x0f, opcode, reg);
+    define_flags();
+}
+
+/* What a kernel alone may do. */
+static void put_system(void)
+{
+    static const uint8_t escaped[] = {0xca, 0xcb, 0xca, 0xcb, 0xf8}; /* CLAC, STAC, SWAPGS */
+    uint32_t n = below(8);
+    if (n < 2) {
+        put(0xfa); /* cli */
+    } else if (n < 4) {
+        put(0xfb); /* sti */
+    } else if (n < 7) {
+        unsigned pick = PICK(escaped);
+        put(0x0f);
+        put(0x01);
+        put(pick);
+    } else { /* pushf, popf: both by flags of their own */
+        put(0x9c);
+        if (one_in(2))
+            put(0x9d);
     }
 }
 
@@ -476,6 +564,17 @@ static void put_one(void)
         put_memory(0, false, 0x0f, 0x18, below(4));
         return;
     }
+    if (one_in(kernel ? 8 : 200)) {
+        put_system();
+        return;
+    }
+    if (!code32 && one_in(16)) {
+        if (one_in(2))
+            put_string();
+        else
+            put_bit();
+        return;
+    }
     if (code32 && one_in(200)) {
         put_null_segment();
         return;
@@ -587,7 +686,7 @@ static void make_loop(void)
 /* --- states --- */
 
 struct state {
-    uint64_t gpr[16], rip, rflags, count;
+    uint64_t gpr[16], rip, rflags, count, gs, kernel_gs;
     struct soft_fpu fpu;
     int ending; /* enum engine_exit_kind */
     uint8_t data[DATA_BYTES], code[CODE_BYTES];
@@ -613,7 +712,7 @@ static void set_segments(void)
 
 static void map_pages(void)
 {
-    test_mode(cpu, code16 ? 16 : code32 ? 32 : 64, 3);
+    test_mode(cpu, code16 ? 16 : code32 ? 32 : 64, kernel ? 0 : 3);
     set_segments();
     memset(guest.ram + TABLES, 0, 0x5000);
     test_put(guest.ram, TABLES, (TABLES + 0x1000) | PTE, 8);
@@ -622,14 +721,17 @@ static void map_pages(void)
     /* 4 GiB above the data other memory can be read, for whoever loses a carry. */
     test_put(guest.ram, TABLES + 0x1020, (TABLES + 0x4000) | PTE, 8);
     test_put(guest.ram, TABLES + 0x4008, LARGE | (PTE & ~WRITABLE), 8);
-    test_put(guest.ram, TABLES + 0x3000, CODE | PTE, 8);
-    test_put(guest.ram, TABLES + 0x3008, PAGE_END | PTE, 8);
+    unsigned code_entry = kernel ? PTE & ~USER : PTE;
+    test_put(guest.ram, TABLES + 0x3000, CODE | code_entry, 8);
+    test_put(guest.ram, TABLES + 0x3008, PAGE_END | code_entry, 8);
     for (unsigned i = 0; i < DATA_PAGES; i++) {
         uint64_t entry = (DATA + 4096 * i) | (i == READ_ONLY ? PTE & ~WRITABLE : PTE);
+        if (kernel && i % 8 != 3)
+            entry &= ~(uint64_t)USER;
         test_put(guest.ram, TABLES + 0x3800 + 8 * i, i == NOT_PRESENT ? 0 : entry, 8);
     }
-    cpu->cr0 |= CPU_CR0_PG;
-    cpu->cr4 = CPU_CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+    cpu->cr0 |= CPU_CR0_PG | CPU_CR0_WP;
+    cpu->cr4 = CPU_CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | (kernel ? CR4_SMAP : 0);
     cpu->cr3 = TABLES;
     cpu->idt.limit = 0; /* an exception is the end */
     soft_cpu_update(cpu);
@@ -661,6 +763,8 @@ static void make_start(void)
     start.gpr[counter()] = tight ? TIGHT_ROUNDS : ROUNDS;
     start.rip = origin - (code16 ? CODE : 0);
     start.rflags = RFLAGS_FIXED | RFLAGS_IOPL | (below(4096) & RFLAGS_ARITH);
+    if (kernel && one_in(2))
+        start.rflags |= RFLAGS_AC;
     start.fpu = cpu->fpu;
     for (unsigned i = 0; i < sizeof(start.data); i++)
         start.data[i] = (uint8_t)(i * 37 + i / 4096);
@@ -680,6 +784,8 @@ static void set_state(void)
     map_pages();
     memcpy(cpu->gpr, start.gpr, sizeof(start.gpr)); /* test_mode() clears them */
     cpu->rflags = start.rflags;
+    cpu->msr.kernel_gs_base = 0x80;
+    mmu_select(cpu);
 }
 
 static void run(const struct translate_options *options, struct state *end)
@@ -692,6 +798,8 @@ static void run(const struct translate_options *options, struct state *end)
     memcpy(end->gpr, cpu->gpr, sizeof(end->gpr));
     end->rip = cpu->rip;
     end->rflags = cpu->rflags;
+    end->gs = cpu->seg_base[SEG_GS];
+    end->kernel_gs = cpu->msr.kernel_gs_base;
     end->count = cpu->instructions - before;
     end->fpu = cpu->fpu;
     end->ending = (int)exit.kind;
@@ -721,6 +829,12 @@ static bool same(bool exact)
                first.ending, (unsigned long long)first.rip, (unsigned long long)first.rflags,
                (unsigned long long)first.count, second.ending, (unsigned long long)second.rip,
                (unsigned long long)second.rflags, (unsigned long long)second.count);
+        good = false;
+    }
+    if (first.gs != second.gs || first.kernel_gs != second.kernel_gs) {
+        printf("# bases of GS: %#llx, %#llx, translated %#llx, %#llx\n",
+               (unsigned long long)first.gs, (unsigned long long)first.kernel_gs,
+               (unsigned long long)second.gs, (unsigned long long)second.kernel_gs);
         good = false;
     }
     const uint8_t *by_first = (const uint8_t *)&first.fpu,
@@ -787,6 +901,16 @@ static bool random_loops(unsigned count, const struct translate_options *options
     return true;
 }
 
+#define KINDS 8u
+
+static void set_kind(unsigned kind)
+{
+    with_x87 = kind & 1;
+    code16 = kind / 2 == 2;
+    code32 = kind / 2 == 1 || code16;
+    kernel = kind / 2 == 3;
+}
+
 static void test_random(unsigned count)
 {
     static const struct {
@@ -799,21 +923,20 @@ static void test_random(unsigned count)
         {", forgetting the code",        {.runs = 2, .flush_every = 3}},
     };
     for (unsigned i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
-        for (unsigned kind = 0; kind < 6; kind++) {
-            with_x87 = kind & 1;
-            code16 = kind >= 4;
-            code32 = kind >= 2;
+        for (unsigned kind = 0; kind < KINDS; kind++) {
+            set_kind(kind);
             char name[80];
-            snprintf(name, sizeof(name), "random loops of %u bits%s%s",
+            snprintf(name, sizeof(name), "random loops of %u bits%s%s%s",
                      code16   ? 16
                      : code32 ? 32
                               : 64,
-                     with_x87 ? " with x87 code" : "", modes[i].title);
+                     with_x87 ? " with x87 code" : "", kernel ? " in a kernel" : "",
+                     modes[i].title);
             ok(random_loops(count, &modes[i].options), name);
         }
     }
-    code32 = code16 = false;
-    unsigned all = count * 6 * (unsigned)(sizeof(modes) / sizeof(modes[0]));
+    set_kind(0);
+    unsigned all = count * KINDS * (unsigned)(sizeof(modes) / sizeof(modes[0]));
     struct translate_stats stats;
     translate_stats(cpu, &stats);
     printf("# %llu blocks in the code of others, %u of %u end by a fault\n",
@@ -851,6 +974,170 @@ static void test_loops(unsigned count)
            (unsigned long long)stats.loops, 8 * count, faults, 12 * count);
     ok(stats.loops > count, "some of them are done some rounds at a time");
     ok(faults > count / 2, "some of them end by a fault");
+}
+
+/* Somebody wants the processor, again and again: translated code leaves wherever it looks. */
+static bool nudging;
+
+static void *nudge(void *arg)
+{
+    (void)arg;
+    while (__atomic_load_n(&nudging, __ATOMIC_RELAXED))
+        soft_cpu_notify(cpu, 0);
+    return NULL;
+}
+
+static void test_events(unsigned count)
+{
+    const struct translate_options options = {.runs = 1};
+    pthread_t thread;
+    nudging = true;
+    if (!ok(pthread_create(&thread, NULL, nudge, NULL) == 0, "a thread"))
+        return;
+    for (unsigned kind = 0; kind < KINDS; kind += 2) {
+        set_kind(kind);
+        ok(random_loops(count, &options), "random loops with events");
+    }
+    set_kind(0);
+    tight = true;
+    ok(random_loops(count, &options), "tight loops with events");
+    tight = false;
+    __atomic_store_n(&nudging, false, __ATOMIC_RELAXED);
+    pthread_join(thread, NULL);
+}
+
+/* --- interrupts --- */
+
+#define IDT_AT     (DATA + 0xe000u)
+#define GDT_AT     (DATA + 0xf000u)
+#define INTERRUPTS 20u  /* that are enough */
+#define COUNTS_AT  DATA /* of interrupts, by the low byte of where they came */
+#define VECTOR     0x60u
+#define CODE_SEL   0x10u
+#define DATA_SEL   0x18u
+#define X2APIC     0xd00u /* IA32_APIC_BASE: enabled, x2APIC, the BSP */
+#define SVR        0x80fu
+
+static void *interrupt(void *arg)
+{
+    (void)arg;
+    while (__atomic_load_n(&nudging, __ATOMIC_RELAXED)) {
+        irqchip_msi_send(guest.vm->irqchip, 0xfee00000, VECTOR);
+        sched_yield();
+    }
+    return NULL;
+}
+
+/* Interrupts counts where they come; EOI. */
+static void put_interrupt_handler(void)
+{
+    static const uint8_t handler[] = {
+        0x50, 0x51, 0x52,                      /* push %rax, %rcx, %rdx */
+        0x48, 0x8b, 0x44, 0x24, 24,            /* mov 24(%rsp), %rax */
+        0x0f, 0xb6, 0xc0,                      /* movzbl %al, %eax */
+        0xff, 0x04, 0x85, 0,    0,    0x30, 0, /* incl COUNTS_AT(, %rax, 4) */
+        0xb9, 0x0b, 8,    0,    0,             /* mov $, %ecx */
+        0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x30,    /* xor %eax, %eax; %edx; wrmsr */
+        0x5a, 0x59, 0x58, 0x48, 0xcf};         /* pop them; iretq */
+    uint64_t gate[2] = {test_gate(CODE_SEL, FUNCTION, 0x8e, 0), 0};
+    put_bytes(FUNCTION, handler, sizeof(handler));
+    memcpy(start.code + (FUNCTION - CODE), handler, sizeof(handler));
+    memcpy(start.data + (IDT_AT - DATA) + sizeof(gate) * VECTOR, gate, sizeof(gate));
+    uint64_t code_entry = test_descriptor(0, 0xfffff, CPU_SEG_CODE64 | SEG_ATTR_G);
+    uint64_t data_entry = test_descriptor(0, 0xfffff, CPU_SEG_DATA | SEG_ATTR_G);
+    memcpy(start.data + (GDT_AT - DATA) + CODE_SEL, &code_entry, 8);
+    memcpy(start.data + (GDT_AT - DATA) + DATA_SEL, &data_entry, 8);
+}
+
+/* How many interrupts have come; *shadowed: of them to the instruction right behind STI. */
+static uint32_t interrupted(const struct translate_options *options, unsigned shadow,
+                            uint32_t *shadowed)
+{
+    struct engine_exit exit;
+    set_state();
+    translate_configure(cpu, options);
+    cpu->idt = (struct cpu_table_register){.base = IDT_AT, .limit = 0xfff};
+    cpu->gdt = (struct cpu_table_register){.base = GDT_AT, .limit = 0xff};
+    cpu->seg[SEG_CS].selector = CODE_SEL;
+    cpu->seg[SEG_SS].selector = DATA_SEL;
+    soft_vcpu_run(&cpu->base, &exit);
+    uint32_t all = 0;
+    for (unsigned i = 0; i < 256; i++)
+        all += (uint32_t)test_get(guest.ram, COUNTS_AT + 4 * i, 4);
+    *shadowed = (uint32_t)test_get(guest.ram, COUNTS_AT + 4 * shadow, 4);
+    if (exit.kind != ENGINE_EXIT_KICK)
+        printf("# ends %d: %s\n", (int)exit.kind, exit.text);
+    return exit.kind == ENGINE_EXIT_KICK ? all : 0;
+}
+
+/* A loop of CLI, so many NOPs, STI and the bytes, until some interrupts have come. */
+static bool is_shadowed(unsigned before, const uint8_t *bytes, unsigned length,
+                        const struct translate_options *options)
+{
+    uint32_t all = 0, shadowed = 0;
+    len = 0;
+    origin = CODE;
+    put(0xfa); /* cli */
+    for (unsigned i = 0; i < before; i++)
+        put(0x90);
+    put(0xfb); /* sti */
+    unsigned shadow = len;
+    for (unsigned i = 0; i < length; i++)
+        put(bytes[i]);
+    put_registers(0, true, 0, 0x83, 5, counter()); /* sub $1; jnz */
+    put(1);
+    patch_branch(put_branch(5), 0);
+    put(0xe6);
+    put(0x80);
+    put_bytes(origin, code, len);
+    make_start();
+    memset(start.data, 0, sizeof(start.data));
+    start.gpr[counter()] = SHADOW_ROUNDS;
+    start.gpr[CPU_RSP] = STACK;
+    put_interrupt_handler();
+    for (unsigned tries = 0; all < INTERRUPTS && shadowed == 0 && tries < 1000; tries++)
+        all += interrupted(options, shadow, &shadowed);
+    if (all >= INTERRUPTS && shadowed == 0)
+        return true;
+    printf("# %s: %u of %u interrupts in the shadow\n", options->off ? "first tier" : "translated",
+           shadowed, all);
+    return false;
+}
+
+/* No interrupt comes between STI and the instruction behind it, wherever that is. */
+static void test_shadow(void)
+{
+    static const struct {
+        const char *title;
+        uint8_t before, bytes[8], length;
+    } bodies[] = {
+        {"a loop's end",               2,                   {0},                0},
+        {"one instruction, then CLI",  0,                   {0x90, 0xfa},       2},
+        {"a jump",                     1,                   {0xeb, 0x00},       2},
+        {"an access",                  3,                   {0x50, 0x58},       2},
+        {"PUSHF",                      0,                   {0x9c, 0x58, 0x90}, 3},
+        {"what begins the next block", BLOCK_INSNS_MAX - 2, {0},                0},
+    };
+    static const struct translate_options modes[] = {{.off = true}, {.runs = 1}, {.runs = 4}};
+    struct irqchip *chip = guest.vm->irqchip;
+    pthread_t thread;
+    set_kind(6);
+    irqchip_set_apic_base(chip, 0, 0xfee00000 | X2APIC);
+    irqchip_msr_write(chip, 0, SVR, 0x1ff);
+    nudging = true;
+    if (!ok(pthread_create(&thread, NULL, interrupt, NULL) == 0, "a thread"))
+        return;
+    for (unsigned n = 0; n < sizeof(bodies) / sizeof(bodies[0]); n++) {
+        bool good = true;
+        for (unsigned mode = 0; mode < sizeof(modes) / sizeof(modes[0]); mode++) {
+            good = good &&
+                   is_shadowed(bodies[n].before, bodies[n].bytes, bodies[n].length, &modes[mode]);
+        }
+        ok(good, bodies[n].title);
+    }
+    __atomic_store_n(&nudging, false, __ATOMIC_RELAXED);
+    pthread_join(thread, NULL);
+    set_kind(0);
 }
 
 /* As many ways out of a block as there can be. */
@@ -1015,6 +1302,8 @@ static void tests_without_clock(void)
     fpu_set_mxcsr(cpu, MXCSR_INIT);
     test_lowest_displacement();
     test_loops(loops);
+    test_events(loops);
+    test_shadow();
 }
 
 int main(void)
