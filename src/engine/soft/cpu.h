@@ -322,10 +322,12 @@ struct soft_cpu {
         uint64_t host_rsp; /* of translate_enter() while the guest's RSP is in RSP */
         uint64_t resume;   /* where translated code goes on */
         uint64_t stretches[SOFT_STRETCHES]; /* of a loop: their host addresses */
-        uint64_t target;  /* of an indirect call while its return address is stored */
-        const void *miss; /* what jumps to nowhere find */
+        uint64_t target;          /* of an indirect call while its return address is stored */
+        const void *miss;         /* what jumps to nowhere find */
+        uint64_t look, saved_rax; /* while a page of the stack is looked for: thunk_stack_read */
         /* Code between translated code and C, in translate.c. */
         uintptr_t exit_host, exit_saved, exit_link, exit_link_saved, slow_host, slow_saved;
+        uintptr_t stack_read, stack_write;
         /* Functions: the vector and x87 registers to soft_cpu.fpu, the host's MXCSR and an empty
          * x87 unit in their place; and back. */
         uintptr_t store_vectors, load_vectors;

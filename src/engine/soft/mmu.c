@@ -147,6 +147,12 @@ static void context_free(struct soft_context *context)
         munmap((uint8_t *)context - SOFT_CPU_SPAN, SOFT_CPU_SPAN + bytes);
 }
 
+static void forget_stack(struct soft_context *context)
+{
+    for (unsigned i = 0; i < STACK_SIZES; i++)
+        context->stack_read.limits[i] = context->stack_write.limits[i] = 0;
+}
+
 static void entry_use(struct soft_context *context, unsigned i)
 {
     bitmap_set(context->tlb_used, i);
@@ -183,6 +189,7 @@ static void context_clear_tlb(struct soft_context *context,
                               bool (*leaves)(const struct tlb_entry *entry, uint64_t la),
                               uint64_t la)
 {
+    forget_stack(context);
     for (unsigned i = entry_next(context, 0); i < TLB_ENTRIES; i = entry_next(context, i + 1)) {
         if (leaves(&context->tlb[i], la))
             entry_clear(context, i);
@@ -499,6 +506,7 @@ static void space_drop(const struct soft_cpu *cpu, struct tlb_space *space, uint
             continue;
         /* Whoever sits there: one that is not meant is filled again. */
         entry_clear(context, i);
+        forget_stack(context);
         if (large)
             context_clear_tlb(context, large_entry, la);
         if (!context->has_jumps)
@@ -591,6 +599,7 @@ void tlb_drop_write_tags(struct soft_cpu *cpu, uint64_t gpa)
             struct soft_context *context = cpu->tlb->sets->spaces[s].contexts[kind];
             if (!context)
                 continue;
+            forget_stack(context);
             for (unsigned i = entry_next(context, 0); i < TLB_ENTRIES;
                  i = entry_next(context, i + 1))
                 drop_write_tag(context, i, gpa);
@@ -620,12 +629,17 @@ static struct tlb_entry *entry_for(struct soft_cpu *cpu, uint64_t la)
         publish(cpu);
     }
     if (sets->one_entry) {
-        if (sets->last_context)
+        if (sets->last_context) {
             entry_clear(sets->last_context, sets->last_entry);
+            forget_stack(sets->last_context);
+        }
         sets->last_context = *context;
         sets->last_entry = i;
     }
     entry_use(*context, i);
+    if (((*context)->stack_read.tag ^ la) >> 12 == 0 ||
+        ((*context)->stack_write.tag ^ la) >> 12 == 0)
+        forget_stack(*context);
     return &(*context)->tlb[i];
 }
 

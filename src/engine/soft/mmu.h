@@ -54,6 +54,25 @@ struct tlb_entry {
 #define JUMP_SLOTS 65536u
 
 /*
+ * The page of the stack that was accessed last, for looks that need not find its entry in the TLB:
+ * an access of so many bytes is in it where it begins less than limits[] behind tag. None: they are
+ * 0. Translated code sets it (translate.c), to what the TLB has; whatever takes translations from
+ * the TLB takes it away.
+ */
+enum stack_size {
+    STACK_8,
+    STACK_64,
+    STACK_512,
+    STACK_SIZES,
+};
+
+struct stack_page {
+    uint64_t tag;
+    uint8_t *host;
+    uint64_t limits[STACK_SIZES];
+};
+
+/*
  * What depends on the address space, the privilege, and whether code is of 64 bits: translations,
  * and translated code by its linear address. In front of a context, the processor's struct is
  * mapped once more, at -SOFT_CPU_SPAN: so translated code reaches both from one base register, and
@@ -70,6 +89,7 @@ struct soft_context {
     uint64_t
         jumps_global[JUMP_SLOTS / 64]; /* to code in global pages, which outlive most flushes */
     uint64_t jumps_words[JUMP_SLOTS / 64 / 64]; /* words of jumps_used that are not zero */
+    struct stack_page stack_read, stack_write;
 };
 
 /*

@@ -35,6 +35,65 @@
 static struct test_guest guest;
 static struct soft_cpu *cpu;
 
+/*
+ * What translated code does with addresses of the stack, for all accesses here: the page that it
+ * knows, if that is the address's, must be what the TLB has.
+ */
+static bool stack_is_right = true;
+static unsigned stack_hits;
+
+static struct stack_page *stack_of(const struct soft_cpu *vcpu, bool write)
+{
+    struct soft_context *context = vcpu->tlb->context;
+    return !context ? NULL : write ? &context->stack_write : &context->stack_read;
+}
+
+static void check_stack(struct soft_cpu *vcpu, uint64_t la, bool write)
+{
+    const struct stack_page *s = stack_of(vcpu, write);
+    if (!s || la - s->tag >= s->limits[STACK_8])
+        return;
+    stack_hits++;
+    stack_is_right &= s->host + (la - s->tag) == mmu_fast(vcpu, la, 1, write);
+}
+
+static void note_stack(struct soft_cpu *vcpu, uint64_t la, bool write)
+{
+    struct stack_page *s = stack_of(vcpu, write);
+    uint8_t *host = mmu_fast(vcpu, la, 1, write);
+    if (!s || !host)
+        return;
+    *s = (struct stack_page){
+        .tag = la & ~PAGE_OFFSET, .host = host - (la & PAGE_OFFSET), .limits = {4089, 4033, 3585}
+    };
+}
+
+static uint8_t *looked_at(struct soft_cpu *vcpu, uint64_t la, unsigned size, bool write)
+{
+    check_stack(vcpu, la, write);
+    note_stack(vcpu, la, write);
+    return mmu_fast(vcpu, la, size, write);
+}
+
+static uint32_t read_noted(struct soft_cpu *vcpu, uint64_t la)
+{
+    check_stack(vcpu, la, false);
+    uint32_t value = mmu_read32(vcpu, la);
+    note_stack(vcpu, la, false);
+    return value;
+}
+
+static void write_noted(struct soft_cpu *vcpu, uint64_t la, uint32_t value)
+{
+    check_stack(vcpu, la, true);
+    mmu_write32(vcpu, la, value);
+    note_stack(vcpu, la, true);
+}
+
+#define mmu_fast(vcpu, la, size, write) looked_at(vcpu, la, size, write)
+#define mmu_read32(vcpu, la)            read_noted(vcpu, la)
+#define mmu_write32(vcpu, la, value)    write_noted(vcpu, la, value)
+
 /* --- page tables --- */
 
 static const struct kind {
@@ -1062,6 +1121,29 @@ static void test_other_vcpu(void)
     ok(right, "no tag is left, and none of the blocks is trusted");
 }
 
+/* A walk for a write finds another page than that for a read before it, which nobody has told. */
+static void test_found_anew(void)
+{
+    use_kind(KIND_LONG);
+    point_to(0);
+    set_entry(0, DATA | P | U);
+    is_int(mmu_read32(cpu, kind->la), 1, "a page that can be read");
+    point_to(1);
+    mmu_write32(cpu, kind->la, 2);
+    ok(mmu_read32(cpu, kind->la) == 2 && stack_is_right, "a write finds another one in its place");
+}
+
+static void test_one_entry(void)
+{
+    use_kind(KIND_LONG);
+    uint64_t neighbour = kind->la ^ 4096;
+    test_put(guest.ram, entry_at(0, neighbour), leaf_value(), 8);
+    mmu_use_one_entry(cpu);
+    mmu_read32(cpu, kind->la);
+    mmu_read64(cpu, neighbour); /* which is not of the stack */
+    ok(!mmu_fast(cpu, kind->la, 4, false) && stack_is_right, "a TLB of one entry");
+}
+
 static void tests(void)
 {
     cpu = guest.cpu[0];
@@ -1084,6 +1166,10 @@ static void tests(void)
     test_dirty_log();
     test_code_pages();
     test_other_vcpu();
+    test_found_anew();
+    test_one_entry(); /* there is no way back */
+    printf("# %u accesses to the page of the stack\n", stack_hits);
+    ok(stack_is_right && stack_hits > 1000, "the page of the stack is one that the TLB has");
 }
 
 int main(void)

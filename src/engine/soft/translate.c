@@ -286,6 +286,58 @@ NAKED static void thunk_slow_host(void)
                      : FIELDS);
 }
 
+/*
+ * The look of a stub for an address that is not in the page of the stack that is known: R10 is its
+ * distance from that one's start, R11 a place behind 16 bits of the stub that say how far into a
+ * page the access may begin. It goes on there with R10 the host's address, and that page known; or
+ * 5 bytes further where the TLB does not have it. The host's flags are lost.
+ */
+#define STACK_LOOK(page, entry_tag)                                                                \
+    "movq %%r11, %%gs:%c[look]\n\t"                                                                \
+    "movq %%rax, %%gs:%c[saved_rax]\n\t"                                                           \
+    "movzwl -2(%%r11), %%eax\n\t"                                                                  \
+    "addq %%gs:%c[" page "]+%c[tag], %%r10\n\t"                                                    \
+    "movq %%r10, %%r11\n\t"                                                                        \
+    "shrq $7, %%r11\n\t"                                                                           \
+    "andl $%c[mask], %%r11d\n\t"                                                                   \
+    "subq %%gs:%c[" entry_tag "](%%r11), %%r10\n\t"                                                \
+    "cmpq %%rax, %%r10\n\t"                                                                        \
+    "ja 1f\n\t"                                                                                    \
+    "movq %%gs:%c[" entry_tag "](%%r11), %%rax\n\t"                                                \
+    "movq %%rax, %%gs:%c[" page "]+%c[tag]\n\t"                                                    \
+    "movq %%gs:%c[entry_host](%%r11), %%rax\n\t"                                                   \
+    "movq %%rax, %%gs:%c[" page "]+%c[host]\n\t"                                                   \
+    "movq $4096 - 8 + 1, %%gs:%c[" page "]+%c[limits]\n\t"                                         \
+    "movq $4096 - 64 + 1, %%gs:%c[" page "]+%c[limits]+8\n\t"                                      \
+    "movq $4096 - 512 + 1, %%gs:%c[" page "]+%c[limits]+16\n\t"                                    \
+    "addq %%rax, %%r10\n\t"                                                                        \
+    "movq %%gs:%c[saved_rax], %%rax\n\t"                                                           \
+    "jmpq *%%gs:%c[look]\n\t"                                                                      \
+    "1:\n\t"                                                                                       \
+    "movq %%gs:%c[saved_rax], %%rax\n\t"                                                           \
+    "addq $5, %%gs:%c[look]\n\t"                                                                   \
+    "jmpq *%%gs:%c[look]\n\t"
+
+#define STACK_FIELDS                                                                               \
+    [look] "i"(GS(translated.look)), [saved_rax] "i"(GS(translated.saved_rax)),                    \
+        [read_page] "i"(GS_CONTEXT(stack_read)), [write_page] "i"(GS_CONTEXT(stack_write)),        \
+        [tag] "i"(offsetof(struct stack_page, tag)),                                               \
+        [host] "i"(offsetof(struct stack_page, host)),                                             \
+        [limits] "i"(offsetof(struct stack_page, limits)), [mask] "i"((TLB_ENTRIES - 1) << 5),     \
+        [read_tag] "i"(GS_CONTEXT(tlb) + offsetof(struct tlb_entry, read_tag)),                    \
+        [write_tag] "i"(GS_CONTEXT(tlb) + offsetof(struct tlb_entry, write_tag)),                  \
+        [entry_host] "i"(GS_CONTEXT(tlb) + offsetof(struct tlb_entry, host))
+
+NAKED static void thunk_stack_read(void)
+{
+    __asm__ volatile(STACK_LOOK("read_page", "read_tag") : : STACK_FIELDS);
+}
+
+NAKED static void thunk_stack_write(void)
+{
+    __asm__ volatile(STACK_LOOK("write_page", "write_tag") : : STACK_FIELDS);
+}
+
 /* --- flags --- */
 
 static void flags_from_code(struct soft_cpu *cpu)
@@ -709,6 +761,8 @@ int translate_init(struct soft_cpu *cpu, struct err *err)
     x->exit_link_saved = (uintptr_t)thunk_exit_link_saved;
     x->slow_host = (uintptr_t)thunk_slow_host;
     x->slow_saved = (uintptr_t)thunk_slow_saved;
+    x->stack_read = (uintptr_t)thunk_stack_read;
+    x->stack_write = (uintptr_t)thunk_stack_write;
     x->miss = (const void *)x->exit_saved;
     x->host_mxcsr = MXCSR_INIT;
     cpu->blocks->translator = t;

@@ -28,6 +28,12 @@ struct stub *add_stub(struct job *job, enum stub_kind kind, uint8_t *from)
                           .from = from,
                           .saved = job->saved_valid,
                           .host = job->host_valid};
+    if (job->pending.look && job->pending.from == from) {
+        stub->look = job->pending.look;
+        stub->look_limit = job->pending.look_limit;
+        stub->found = job->pending.found;
+        job->pending.look = LOOK_NONE;
+    }
     return stub;
 }
 
@@ -228,11 +234,11 @@ static void emit_group_begin(struct job *job, const struct translate_group *g)
     case WAY_PUSH:
     case WAY_CALL:
         emit_stack_lea(job, R10, CPU_RSP, g->before - (int)job->word);
-        look.miss = emit_lookup(job, g->bytes, g->write);
+        look.miss = emit_stack_lookup(job, g->bytes, g->write);
         break;
     case WAY_POP:
         emit_stack_lea(job, R10, CPU_RSP, g->before);
-        look.miss = emit_lookup(job, g->bytes, g->write);
+        look.miss = emit_stack_lookup(job, g->bytes, g->write);
         break;
     default:
         assert(insn->is_mem);
@@ -412,30 +418,44 @@ static void emit_link_entries(struct job *job)
     emit_through_table(job, block->rip);
 }
 
+/* lea displacement(%rip), %r11: where that is comes later. */
+static uint8_t *emit_lea_r11(struct emit *e)
+{
+    emit_bytes(e, (const uint8_t[]){0x4c, 0x8d, 0x1d}, 3);
+    emit32(e, 0);
+    return e->at - 4;
+}
+
+/* The address is not in the page of the stack that is known: look for it in the TLB. What follows
+ * is for where that does not have it either. */
+static void emit_stack_look(struct job *job, const struct stub *stub)
+{
+    struct emit *e = job->e;
+    uint8_t *behind = emit_lea_r11(e);
+    emit_jmp_gs(e,
+                stub->look == LOOK_WRITE ? GS(translated.stack_write) : GS(translated.stack_read));
+    emit16(e, stub->look_limit);
+    emit_lead(behind, e->at);
+    emit_lead(emit_jmp(e), stub->found);
+}
+
 static void emit_stub(struct job *job, struct stub *stub)
 {
     struct emit *e = job->e;
     if (stub->from)
         emit_lead(stub->from, e->at);
+    if (stub->look)
+        emit_stack_look(job, stub);
     switch ((enum stub_kind)stub->kind) {
     case STUB_SLOW:
         note_x87(job, stub->place);
         emit_mov_imm(e, R10, block_insn_offset(job->cpu, stub->insn) | stub->wanted);
-        /* lea resume(%rip), %r11 */
-        emit8(e, 0x4c);
-        emit8(e, 0x8d);
-        emit8(e, 0x1d);
-        emit32(e, 0);
-        emit_lead(e->at - 4, stub->plain ? job->behind[stub->place] : stub->resume);
+        emit_lead(emit_lea_r11(e), stub->plain ? job->behind[stub->place] : stub->resume);
         emit_jmp_gs(e, stub->saved ? GS(translated.slow_saved) : GS(translated.slow_host));
         break;
     case STUB_LINK:
         emit_mov_imm(e, R10, stub->rip);
-        emit8(e, 0x4c); /* lea displacement(%rip), %r11 */
-        emit8(e, 0x8d);
-        emit8(e, 0x1d);
-        emit32(e, 0);
-        emit_lead(e->at - 4, stub->from);
+        emit_lead(emit_lea_r11(e), stub->from);
         emit_jmp_gs(e, stub->host ? GS(translated.exit_link) : GS(translated.exit_link_saved));
         break;
     case STUB_EXIT:

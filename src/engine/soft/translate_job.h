@@ -50,9 +50,18 @@ struct stub {
     const struct translate_group *group; /* whose accesses look one by one there */
     bool host_after, saved_after;        /* and where flags must be where that resumes */
     bool vectors_before, x87_before;
-    bool host;  /* of a link: flags are in the host's register, else in memory */
+    uint8_t look;         /* enum stack_look: that has failed for the page that is known, */
+    uint16_t look_limit;  /* how far into a page the access may begin, */
+    const uint8_t *found; /* and where it goes on once it is found: emit_stack_lookup() */
+    bool host;            /* of a link: flags are in the host's register, else in memory */
     bool plain; /* of a slow path in a loop's rounds: the rest of the round is done outside of them
                  */
+};
+
+enum stack_look {
+    LOOK_NONE,
+    LOOK_READ,
+    LOOK_WRITE,
 };
 
 struct job {
@@ -88,6 +97,7 @@ struct job {
     struct translate_loop loop;           /* rounds: 0 where the block is none */
     uint8_t *loop_head;                   /* where each few rounds begin */
     uint8_t *behind[BLOCK_INSNS_MAX + 1]; /* an instruction, outside of those rounds */
+    struct stub pending;                  /* what add_stub() is to know of the jump at .from */
     struct stub *stubs;                   /* STUBS */
     unsigned stub_count;
 };
@@ -183,6 +193,10 @@ void emit_add_base(struct job *job, unsigned seg);
  * displacement is returned. R11 and the host's flags are lost.
  */
 uint8_t *emit_lookup(struct job *job, unsigned size, bool write);
+
+/* The same for an address of the stack, which is mostly in the page that the last one was in. The
+ * stub of the jump that is returned looks further. Not in 16-bit code. */
+uint8_t *emit_stack_lookup(struct job *job, unsigned size, bool write);
 
 /* R10 is the host address of an operand, less `offset`. */
 struct look {

@@ -167,6 +167,24 @@ uint8_t *emit_lookup(struct job *job, unsigned size, bool write)
     return miss;
 }
 
+uint8_t *emit_stack_lookup(struct job *job, unsigned size, bool write)
+{
+    struct emit *e = job->e;
+    if (job->t->options.slow || job->code16)
+        return emit_lookup(job, size, write);
+    size_t page = write ? GS_CONTEXT(stack_write) : GS_CONTEXT(stack_read);
+    enum stack_size class = size <= 8 ? STACK_8 : size <= 64 ? STACK_64 : STACK_512;
+    emit_gs64(e, OP_SUB_R, R10, page + offsetof(struct stack_page, tag));
+    emit_gs64(e, 0x3b, R10, page + offsetof(struct stack_page, limits) + 8 * (size_t) class);
+    uint8_t *other = emit_jcc(e, CONDITION_AE);
+    emit_gs64(e, OP_ADD_R, R10, page + offsetof(struct stack_page, host));
+    job->pending = (struct stub){.from = other,
+                                 .look = write ? LOOK_WRITE : LOOK_READ,
+                                 .look_limit = (uint16_t)(PAGE_BYTES - size),
+                                 .found = e->at};
+    return other;
+}
+
 /*
  * Is an operand's linear address, and `by` more, known, and so many bytes from there on are in one
  * page? In 64-bit code only FS and GS have a base, and in 32-bit code DS and SS have none for sure.
@@ -192,7 +210,9 @@ struct look emit_look(struct job *job, const struct insn *insn, int32_t by, unsi
     if (job->t->options.slow || !is_known_address(job, insn, by, size, &la)) {
         emit_offset(job, insn, by);
         emit_segment(job, insn);
-        return (struct look){.miss = emit_lookup(job, size, write)};
+        bool stack = insn->base == CPU_RSP && insn->index == GPR_ZERO && insn->seg == SEG_SS;
+        return (struct look){.miss = stack ? emit_stack_lookup(job, size, write)
+                                           : emit_lookup(job, size, write)};
     }
     size_t entry = GS_CONTEXT(tlb) + (la >> 12 & (TLB_ENTRIES - 1)) * sizeof(struct tlb_entry);
     emit8(e, 0x65); /* cmpl $, %gs: */
@@ -347,6 +367,6 @@ unsigned emit_stack(struct job *job, const struct insn *insn, int by, bool write
         emit_check_64k(job, insn, job->word);
         emit_add_base(job, SEG_SS);
     }
-    add_slow(job, emit_lookup(job, job->word, write), insn);
+    add_slow(job, emit_stack_lookup(job, job->word, write), insn);
     return 0;
 }

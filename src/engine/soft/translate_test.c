@@ -6,6 +6,7 @@
  */
 #include <pthread.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include "engine/soft/exec_vec.h"
 #include "engine/soft/mmu_internal.h"
@@ -725,7 +726,9 @@ static void map_pages(void)
     test_put(guest.ram, TABLES + 0x3000, CODE | code_entry, 8);
     test_put(guest.ram, TABLES + 0x3008, PAGE_END | code_entry, 8);
     for (unsigned i = 0; i < DATA_PAGES; i++) {
-        uint64_t entry = (DATA + 4096 * i) | (i == READ_ONLY ? PTE & ~WRITABLE : PTE);
+        /* Neighbours are none in memory, for whoever goes too far. */
+        unsigned page = i >= 2 && i < 14 ? i ^ 1 : i;
+        uint64_t entry = (DATA + 4096 * page) | (i == READ_ONLY ? PTE & ~WRITABLE : PTE);
         if (kernel && i % 8 != 3)
             entry &= ~(uint64_t)USER;
         test_put(guest.ram, TABLES + 0x3800 + 8 * i, i == NOT_PRESENT ? 0 : entry, 8);
@@ -788,13 +791,52 @@ static void set_state(void)
     mmu_select(cpu);
 }
 
+/* A loop that writes to its own code may become one without an end: it is stopped, and proves
+ * nothing. */
+static unsigned runs;   /* atomic, of vcpu_run: begun and ended */
+static bool endless;    /* atomic */
+static bool watching;   /* atomic */
+static pthread_t watch; /* the thread */
+
+static void *watch_runs(void *arg)
+{
+    unsigned last = 0, ticks = 0;
+    (void)arg;
+    while (__atomic_load_n(&watching, __ATOMIC_ACQUIRE)) {
+        unsigned now = __atomic_load_n(&runs, __ATOMIC_ACQUIRE);
+        ticks = now == last ? ticks + 1 : 0;
+        last = now;
+        if (now % 2 && ticks > 50) {
+            __atomic_store_n(&endless, true, __ATOMIC_RELEASE);
+            engine_soft.vcpu_kick(&guest.cpu[0]->base);
+            ticks = 0;
+        }
+        usleep(100000);
+    }
+    return NULL;
+}
+
+static bool start_watch(void)
+{
+    watching = true;
+    return pthread_create(&watch, NULL, watch_runs, NULL) == 0;
+}
+
+static void end_watch(void)
+{
+    __atomic_store_n(&watching, false, __ATOMIC_RELEASE);
+    pthread_join(watch, NULL);
+}
+
 static void run(const struct translate_options *options, struct state *end)
 {
     struct engine_exit exit;
     set_state();
     translate_configure(cpu, options);
     uint64_t before = cpu->instructions;
+    __atomic_fetch_add(&runs, 1, __ATOMIC_ACQ_REL);
     soft_vcpu_run(&cpu->base, &exit);
+    __atomic_fetch_add(&runs, 1, __ATOMIC_ACQ_REL);
     memcpy(end->gpr, cpu->gpr, sizeof(end->gpr));
     end->rip = cpu->rip;
     end->rflags = cpu->rflags;
@@ -871,6 +913,10 @@ static bool compare(const struct translate_options *options)
 {
     static const struct translate_options off = {.off = true};
     run(&off, &first);
+    if (__atomic_exchange_n(&endless, false, __ATOMIC_ACQ_REL)) {
+        printf("# a loop without an end\n");
+        return true;
+    }
     run(options, &second);
     if (same(options->exact))
         return true;
@@ -1308,11 +1354,15 @@ static void tests_without_clock(void)
 
 int main(void)
 {
-    if (ok(test_guest_init(&guest, 1), "a machine"))
+    if (ok(test_guest_init(&guest, 1), "a machine") && start_watch()) {
         test_all(tests);
+        end_watch();
+    }
     test_guest_fini(&guest);
-    if (ok(test_guest_init(&guest, 2), "a machine without a virtual clock"))
+    if (ok(test_guest_init(&guest, 2), "a machine without a virtual clock") && start_watch()) {
         test_all(tests_without_clock);
+        end_watch();
+    }
     test_guest_fini(&guest);
     return tap_done();
 }
