@@ -97,6 +97,7 @@ struct job {
     struct translate_loop loop;           /* rounds: 0 where the block is none */
     uint8_t *loop_head;                   /* where each few rounds begin */
     uint8_t *behind[BLOCK_INSNS_MAX + 1]; /* an instruction, outside of those rounds */
+    bool by_tlb;                          /* looks are to be in the TLB, whatever the address */
     struct stub pending;                  /* what add_stub() is to know of the jump at .from */
     struct stub *stubs;                   /* STUBS */
     unsigned stub_count;

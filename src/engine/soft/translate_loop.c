@@ -146,7 +146,9 @@ void emit_loop(struct job *job)
     for (unsigned n = 0; n < loop->count; n++) {
         const struct translate_stretch *s = &loop->stretches[n];
         const struct insn *insn = job->insns[s->insn];
+        job->by_tlb = true; /* stretches may be in several pages of the stack */
         plain[count++] = emit_look_to_r10(job, insn, s->before, s->bytes, s->write);
+        job->by_tlb = false;
         if (s->align > 1) {
             emit_bytes(e, (const uint8_t[]){0x41, 0xf6, 0xc2}, 3); /* test $, %r10b */
             emit8(e, s->align - 1u);

@@ -170,7 +170,7 @@ uint8_t *emit_lookup(struct job *job, unsigned size, bool write)
 uint8_t *emit_stack_lookup(struct job *job, unsigned size, bool write)
 {
     struct emit *e = job->e;
-    if (job->t->options.slow || job->code16)
+    if (job->t->options.slow || job->code16 || job->by_tlb)
         return emit_lookup(job, size, write);
     size_t page = write ? GS_CONTEXT(stack_write) : GS_CONTEXT(stack_read);
     enum stack_size class = size <= 8 ? STACK_8 : size <= 64 ? STACK_64 : STACK_512;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a kernel does so often that handlers would be too slow: interrupts off and on, SWAPGS,
- * PUSHF. At CPL 0 alone, where none of it is refused; and REP MOVS, REP STOS within a page.
+ * What a kernel does so often that handlers would be too slow: interrupts off and on and SWAPGS, at
+ * CPL 0 alone, where they are never refused; PUSHF; MOVS and STOS within a page, repeated or not.
  */
 #include "engine/soft/translate_job.h"
 
