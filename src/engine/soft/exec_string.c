@@ -69,7 +69,7 @@ static struct piece piece_of(const struct soft_cpu *cpu, const struct insn *i)
     bool step = cpu->mode.careful && elements > 1;
     /* What is not done in bulk depends on what the tiers have made of the page's code: instructions
      * are counted for each execution, and a virtual clock is not to tell. */
-    bool same = chip_clock_is_virtual(cpu->vm->clock);
+    bool same = cpu->vm->clock && chip_clock_is_virtual(cpu->vm->clock);
     return (struct piece){.elements = step ? 1 : elements,
                           .bytes = REPEAT_MAX_BYTES,
                           .single = same ? i->op_bytes : SINGLE_BYTES};
