@@ -50,7 +50,7 @@ struct insn_flags insn_flags(const struct insn *insn, int count)
 {
     const struct opcode *opcode = insn->opcode;
     struct insn_flags flags = {opcode->flags_read, opcode->flags_written, opcode->flags_undefined};
-    bool repeated = insn->prefixes & (PREFIX_REP | PREFIX_REPNE);
+    bool repeated = insn_is_repeated(insn);
     if (is_shift(insn->op))
         return shift_flags(insn, (unsigned)insn->imm);
     if (is_shift_cl(insn->op) && count != INSN_COUNT_UNKNOWN)

@@ -34,18 +34,13 @@ static uint64_t step_of(const struct soft_cpu *cpu, uint64_t bytes)
 
 static uint64_t elements_left(const struct soft_cpu *cpu, const struct insn *i)
 {
-    return i->prefixes & (PREFIX_REP | PREFIX_REPNE) ? address_reg(cpu, i, CPU_RCX) : 1;
-}
-
-static bool is_repeated(const struct insn *i)
-{
-    return i->prefixes & (PREFIX_REP | PREFIX_REPNE);
+    return insn_is_repeated(i) ? address_reg(cpu, i, CPU_RCX) : 1;
 }
 
 /* n elements of a repeated instruction are done. */
 static void consume(struct soft_cpu *cpu, const struct insn *i, uint64_t n)
 {
-    if (is_repeated(i))
+    if (insn_is_repeated(i))
         set_address_reg(cpu, i, CPU_RCX, address_reg(cpu, i, CPU_RCX) - n);
 }
 
@@ -98,7 +93,7 @@ static bool is_spent(const struct piece *p, const struct insn *i)
 /* Without a prefix it is done; else look whether something else wants the processor. */
 static void finish(struct soft_cpu *cpu, const struct insn *i)
 {
-    if (is_repeated(i) && address_reg(cpu, i, CPU_RCX) != 0)
+    if (insn_is_repeated(i) && address_reg(cpu, i, CPU_RCX) != 0)
         leave_at_self(cpu, i);
 }
 
@@ -271,7 +266,7 @@ static void cmps(struct soft_cpu *cpu, const struct insn *i)
         advance(cpu, i, CPU_RSI, bytes);
         advance(cpu, i, CPU_RDI, bytes);
         consume(cpu, i, 1);
-        if (is_repeated(i) && repeat_ends(cpu, i))
+        if (insn_is_repeated(i) && repeat_ends(cpu, i))
             return;
     }
     finish(cpu, i);
@@ -285,7 +280,7 @@ static void scas(struct soft_cpu *cpu, const struct insn *i)
         compare(cpu, bytes, cpu->gpr[CPU_RAX], b);
         advance(cpu, i, CPU_RDI, bytes);
         consume(cpu, i, 1);
-        if (is_repeated(i) && repeat_ends(cpu, i))
+        if (insn_is_repeated(i) && repeat_ends(cpu, i))
             return;
     }
     finish(cpu, i);

@@ -197,6 +197,12 @@ static inline uint64_t insn_addr_mask(const struct insn *insn)
     return ~0ULL >> (64 - 8 * insn->addr_bytes);
 }
 
+/* Of a string instruction: by REP, REPE or REPNE. */
+static inline bool insn_is_repeated(const struct insn *insn)
+{
+    return insn->prefixes & (PREFIX_REP | PREFIX_REPNE);
+}
+
 /* What an instruction does to the flags of RFLAGS_ARITH and DF. */
 struct insn_flags {
     uint16_t read;      /* decide, are copied, or may remain */

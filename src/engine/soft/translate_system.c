@@ -136,7 +136,7 @@ static void emit_span(struct job *job, const struct insn *insn, unsigned reg, bo
     unsigned scale = (unsigned)__builtin_ctz(insn->op_bytes);
     emit_mov(e, R10, reg);
     add_slow(job, emit_lookup(job, insn->op_bytes, write), insn);
-    if (!(insn->prefixes & (PREFIX_REP | PREFIX_REPNE)))
+    if (!insn_is_repeated(insn))
         return;
     emit_mov32(e, R11, R10);
     emit_bytes(e, (const uint8_t[]){0x41, 0x81, 0xe3}, 3); /* and $, %r11d */
@@ -167,7 +167,7 @@ static void emit_add(struct emit *e, unsigned to, unsigned from)
 void emit_string(struct job *job, const struct insn *insn, unsigned i)
 {
     struct emit *e = job->e;
-    bool movs = insn->op == OP_MOVS, repeated = insn->prefixes & (PREFIX_REP | PREFIX_REPNE);
+    bool movs = insn->op == OP_MOVS, repeated = insn_is_repeated(insn);
     give_up_flags(job, job->live[i]);
     emit_gs_byte(e, BYTE_TEST, RFLAGS_BYTE_1, RFLAGS_DF >> 8);
     add_slow(job, emit_jcc(e, CONDITION_NE), insn);
