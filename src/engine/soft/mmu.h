@@ -66,6 +66,9 @@ enum stack_size {
     STACK_SIZES,
 };
 
+/* An access of so many bytes is in a page where it begins less than this far into it. */
+#define STACK_LIMIT(bytes) (4096 - (bytes) + 1)
+
 struct stack_page {
     uint64_t tag;
     uint8_t *host;

@@ -64,7 +64,9 @@ static void note_stack(struct soft_cpu *vcpu, uint64_t la, bool write)
     if (!s || !host)
         return;
     *s = (struct stack_page){
-        .tag = la & ~PAGE_OFFSET, .host = host - (la & PAGE_OFFSET), .limits = {4089, 4033, 3585}
+        .tag = la & ~PAGE_OFFSET,
+        .host = host - (la & PAGE_OFFSET),
+        .limits = {STACK_LIMIT(8), STACK_LIMIT(64), STACK_LIMIT(512)}
     };
 }
 

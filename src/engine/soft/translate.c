@@ -307,9 +307,9 @@ NAKED static void thunk_slow_host(void)
     "movq %%rax, %%gs:%c[" page "]+%c[tag]\n\t"                                                    \
     "movq %%gs:%c[entry_host](%%r11), %%rax\n\t"                                                   \
     "movq %%rax, %%gs:%c[" page "]+%c[host]\n\t"                                                   \
-    "movq $4096 - 8 + 1, %%gs:%c[" page "]+%c[limits]\n\t"                                         \
-    "movq $4096 - 64 + 1, %%gs:%c[" page "]+%c[limits]+8\n\t"                                      \
-    "movq $4096 - 512 + 1, %%gs:%c[" page "]+%c[limits]+16\n\t"                                    \
+    "movq $%c[limit_8], %%gs:%c[" page "]+%c[limits]\n\t"                                          \
+    "movq $%c[limit_64], %%gs:%c[" page "]+%c[limits]+8\n\t"                                       \
+    "movq $%c[limit_512], %%gs:%c[" page "]+%c[limits]+16\n\t"                                     \
     "addq %%rax, %%r10\n\t"                                                                        \
     "movq %%gs:%c[saved_rax], %%rax\n\t"                                                           \
     "jmpq *%%gs:%c[look]\n\t"                                                                      \
@@ -322,7 +322,8 @@ NAKED static void thunk_slow_host(void)
     [look] "i"(GS(translated.look)), [saved_rax] "i"(GS(translated.saved_rax)),                    \
         [read_page] "i"(GS_CONTEXT(stack_read)), [write_page] "i"(GS_CONTEXT(stack_write)),        \
         [tag] "i"(offsetof(struct stack_page, tag)),                                               \
-        [host] "i"(offsetof(struct stack_page, host)),                                             \
+        [host] "i"(offsetof(struct stack_page, host)), [limit_8] "i"(STACK_LIMIT(8)),              \
+        [limit_64] "i"(STACK_LIMIT(64)), [limit_512] "i"(STACK_LIMIT(512)),                        \
         [limits] "i"(offsetof(struct stack_page, limits)), [mask] "i"((TLB_ENTRIES - 1) << 5),     \
         [read_tag] "i"(GS_CONTEXT(tlb) + offsetof(struct tlb_entry, read_tag)),                    \
         [write_tag] "i"(GS_CONTEXT(tlb) + offsetof(struct tlb_entry, write_tag)),                  \

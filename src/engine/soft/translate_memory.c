@@ -172,6 +172,7 @@ uint8_t *emit_stack_lookup(struct job *job, unsigned size, bool write)
     struct emit *e = job->e;
     if (job->t->options.slow || job->code16 || job->by_tlb)
         return emit_lookup(job, size, write);
+    _Static_assert(GROUP_BYTES_MAX <= 512, "there is a limit for whatever is looked for");
     size_t page = write ? GS_CONTEXT(stack_write) : GS_CONTEXT(stack_read);
     enum stack_size class = size <= 8 ? STACK_8 : size <= 64 ? STACK_64 : STACK_512;
     emit_gs64(e, OP_SUB_R, R10, page + offsetof(struct stack_page, tag));
