@@ -1117,8 +1117,8 @@ static uint32_t interrupted(const struct translate_options *options, unsigned sh
 }
 
 /* A loop of CLI, so many NOPs, STI and the bytes, until some interrupts have come. */
-static bool is_shadowed(unsigned before, const uint8_t *bytes, unsigned length,
-                        const struct translate_options *options)
+static bool keeps_shadow(unsigned before, const uint8_t *bytes, unsigned length,
+                         const struct translate_options *options)
 {
     uint32_t all = 0, shadowed = 0;
     len = 0;
@@ -1177,7 +1177,7 @@ static void test_shadow(void)
         bool good = true;
         for (unsigned mode = 0; mode < sizeof(modes) / sizeof(modes[0]); mode++) {
             good = good &&
-                   is_shadowed(bodies[n].before, bodies[n].bytes, bodies[n].length, &modes[mode]);
+                   keeps_shadow(bodies[n].before, bodies[n].bytes, bodies[n].length, &modes[mode]);
         }
         ok(good, bodies[n].title);
     }
@@ -1354,12 +1354,13 @@ static void tests_without_clock(void)
 
 int main(void)
 {
-    if (ok(test_guest_init(&guest, 1), "a machine") && start_watch()) {
+    if (ok(test_guest_init(&guest, 1), "a machine") && ok(start_watch(), "a thread")) {
         test_all(tests);
         end_watch();
     }
     test_guest_fini(&guest);
-    if (ok(test_guest_init(&guest, 2), "a machine without a virtual clock") && start_watch()) {
+    if (ok(test_guest_init(&guest, 2), "a machine without a virtual clock") &&
+        ok(start_watch(), "a thread")) {
         test_all(tests_without_clock);
         end_watch();
     }
