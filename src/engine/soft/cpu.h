@@ -322,7 +322,7 @@ struct soft_cpu {
         uint64_t host_rsp; /* of translate_enter() while the guest's RSP is in RSP */
         uint64_t resume;   /* where translated code goes on */
         uint64_t stretches[SOFT_STRETCHES]; /* of a loop: their host addresses */
-        uint64_t target;          /* of an indirect call while its return address is stored */
+        uint64_t target;          /* kept for a few instructions: of an indirect call, for one */
         const void *miss;         /* what jumps to nowhere find */
         uint64_t look, saved_rax; /* while a page of the stack is looked for: thunk_stack_read */
         /* Code between translated code and C, in translate.c. */
