@@ -219,6 +219,40 @@ static void emit_alignment(struct job *job, const struct translate_group *g, boo
     }
 }
 
+/* Does an instruction of a group leave R11 alone? A look for events before it does: it is where no
+ * flags matter. */
+static bool leaves_r11(const struct job *job, unsigned i)
+{
+    const struct insn *insn = job->insns[i];
+    const struct insn_flags *f = &job->flags[i];
+    switch ((enum way)job->way[i]) {
+    case WAY_NOTHING:
+    case WAY_LEA:
+    case WAY_COPY:
+    case WAY_STEP:
+    case WAY_MEMORY:
+        break;
+    default:
+        return false;
+    }
+    bool restores = f->read || (f->written && job->live[i + 1] & ~(unsigned)f->written);
+    return !restores && !kept_flags(job, i) && !translate_wants_alignment(insn) &&
+           !translate_names(insn, R10) && !translate_names(insn, R11);
+}
+
+/* Is there a load in the group, and may R11 be a part of its address all the time? */
+static bool is_for_load(const struct job *job, const struct translate_group *g)
+{
+    bool loads = false;
+    for (unsigned i = g->first; i <= g->last; i++) {
+        if (!leaves_r11(job, i))
+            return false;
+        loads |=
+            job->way[i] == WAY_MEMORY && translate_overwrites(job->insns[i], job->insns[i]->reg);
+    }
+    return loads;
+}
+
 /* The look into the TLB for a whole group. */
 static void emit_group_begin(struct job *job, const struct translate_group *g)
 {
@@ -229,7 +263,7 @@ static void emit_group_begin(struct job *job, const struct translate_group *g)
     if (g->vectors & (VECTORS_SSE | VECTORS_AVX))
         need_vectors(job, insn, g->first);
     give_up_flags(job, job->live[g->first]);
-    struct look look = {0};
+    struct look look = {.base = R10};
     switch ((enum way)job->way[g->first]) {
     case WAY_PUSH:
     case WAY_CALL:
@@ -242,7 +276,10 @@ static void emit_group_begin(struct job *job, const struct translate_group *g)
         break;
     default:
         assert(insn->is_mem);
-        look = emit_look(job, insn, g->before, g->bytes, g->write);
+        if (is_for_load(job, g))
+            look = emit_look_for_load(job, insn, g->before, g->bytes, g->write);
+        else
+            look = emit_look(job, insn, g->before, g->bytes, g->write);
         break;
     }
     struct stub *stub = add_stub(job, STUB_UNGROUPED, look.miss);
@@ -253,6 +290,7 @@ static void emit_group_begin(struct job *job, const struct translate_group *g)
         job->offset[i] = (uint16_t)(job->offset[i] + look.offset);
     emit_alignment(job, g, look.known);
     job->group = g;
+    job->group_base = look.base;
 }
 
 static void emit_one(struct job *job, unsigned i)

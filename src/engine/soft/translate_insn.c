@@ -105,19 +105,21 @@ static void emit_memory(struct job *job, const struct insn *insn, unsigned i)
 {
     struct emit *e = job->e;
     if (job->group) {
-        emit_memory_at(job, insn, i, R10, job->offset[i]);
+        emit_memory_at(job, insn, i, job->group_base, job->offset[i]);
         return;
     }
     give_up_flags(job, job->live[i]);
     struct look look =
-        emit_look(job, insn, 0, insn->mem_bytes, insn->opcode->attr & ATTR_MEM_WRITE);
+        translate_overwrites(insn, insn->reg)
+            ? emit_look_for_load(job, insn, 0, insn->mem_bytes, false)
+            : emit_look(job, insn, 0, insn->mem_bytes, insn->opcode->attr & ATTR_MEM_WRITE);
     add_slow(job, look.miss, insn);
     if (translate_wants_alignment(insn) && !look.known) {
         emit_bytes(e, (const uint8_t[]){0x41, 0xf6, 0xc2}, 3); /* test $, %r10b */
         emit8(e, insn->mem_bytes - 1u);
         add_slow(job, emit_jcc(e, CONDITION_NE), insn);
     }
-    emit_memory_at(job, insn, i, R10, look.offset);
+    emit_memory_at(job, insn, i, look.base, look.offset);
 }
 
 /* INC, DEC: FF /0, /1 */

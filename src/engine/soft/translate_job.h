@@ -93,6 +93,7 @@ struct job {
     unsigned group_count;
     uint16_t offset[BLOCK_INSNS_MAX + 1]; /* of an access in its group's stretch */
     const struct translate_group *group;  /* R10 is the host address of its stretch; or NULL */
+    unsigned group_base;                  /* or R10_R11 together are it */
     int32_t rsp_behind;                   /* what RSP has still to be moved by, in a group */
     struct translate_loop loop;           /* rounds: 0 where the block is none */
     uint8_t *loop_head;                   /* where each few rounds begin */
@@ -199,8 +200,12 @@ uint8_t *emit_lookup(struct job *job, unsigned size, bool write);
  * stub of the jump that is returned looks further. Not in 16-bit code. */
 uint8_t *emit_stack_lookup(struct job *job, unsigned size, bool write);
 
-/* R10 is the host address of an operand, less `offset`. */
+/* The base of an operand at (%r10, %r11), of those that take R10 or R11. */
+#define R10_R11 0xffu
+
+/* `base` is the host address of an operand, less `offset`. */
 struct look {
+    unsigned base; /* R10, but for emit_look_for_load() */
     uint8_t *miss; /* displacement of the jump to the slow path */
     bool known;    /* the address is a constant: R10 is that of its page */
     uint16_t offset;
@@ -213,6 +218,15 @@ struct look {
  */
 struct look emit_look(struct job *job, const struct insn *insn, int32_t by, unsigned size,
                       bool write);
+
+/*
+ * The same for an instruction that does not want R11. Where .base is R10_R11, R10 is the offset in
+ * the page and R11 the host address of the page: programs wait for what they load, mostly for the
+ * address of their next load, and the processor adds up an operand's registers sooner than an
+ * instruction would (one cycle of twelve).
+ */
+struct look emit_look_for_load(struct job *job, const struct insn *insn, int32_t by, unsigned size,
+                               bool write);
 
 /* The same with the host address itself in R10. */
 uint8_t *emit_look_to_r10(struct job *job, const struct insn *insn, int32_t by, unsigned size,
@@ -231,8 +245,8 @@ void emit_r10_operand(struct emit *e, unsigned reg, unsigned offset);
 /* Where a prefix stands for the other size. */
 void emit_prefixes(const struct job *job, const struct insn *insn, const struct layout *l);
 
-/* The instruction with offset(base), R10 or R11, for its memory operand, and `reg` for its register
- * field. */
+/* The instruction with offset(base), of R10, R11 or R10_R11, for its memory operand, and `reg` for
+ * its register field. */
 void emit_at(const struct job *job, const struct insn *insn, unsigned reg, unsigned base,
              unsigned offset);
 
@@ -257,7 +271,8 @@ void emit_loop(struct job *job);
 
 /* --- instructions: translate_insn.c --- */
 
-/* The instruction with its memory operand at offset(base), R10 or R11. */
+/* The instruction with its memory operand at offset(base), of R10, R11 or, where the instruction
+ * has no use of its own for R11, R10_R11. */
 void emit_memory_at(struct job *job, const struct insn *insn, unsigned i, unsigned base,
                     unsigned offset);
 

@@ -146,7 +146,8 @@ static size_t tag_in_entry(bool write)
     return write ? offsetof(struct tlb_entry, write_tag) : offsetof(struct tlb_entry, read_tag);
 }
 
-uint8_t *emit_lookup(struct job *job, unsigned size, bool write)
+/* R10, a linear address, becomes the offset in its page, and R11 the place of the page's entry. */
+static uint8_t *emit_find(struct job *job, unsigned size, bool write)
 {
     struct emit *e = job->e;
     if (job->t->options.slow)
@@ -162,8 +163,13 @@ uint8_t *emit_lookup(struct job *job, unsigned size, bool write)
     emit_gs_r11(e, OP_SUB_R, R10, GS_CONTEXT(tlb) + tag_in_entry(write));
     emit_bytes(e, (const uint8_t[]){0x49, 0x81, 0xfa}, 3); /* cmp $, %r10 */
     emit32(e, 4096 - size);
-    uint8_t *miss = emit_jcc(e, CONDITION_A);
-    emit_gs_r11(e, OP_ADD_R, R10, GS_CONTEXT(tlb) + offsetof(struct tlb_entry, host));
+    return emit_jcc(e, CONDITION_A);
+}
+
+uint8_t *emit_lookup(struct job *job, unsigned size, bool write)
+{
+    uint8_t *miss = emit_find(job, size, write);
+    emit_gs_r11(job->e, OP_ADD_R, R10, GS_CONTEXT(tlb) + offsetof(struct tlb_entry, host));
     return miss;
 }
 
@@ -203,6 +209,11 @@ static bool is_known_address(const struct job *job, const struct insn *insn, int
     return (*la & PAGE_OFFSET) + size <= PAGE_BYTES;
 }
 
+static bool is_on_stack(const struct insn *insn)
+{
+    return insn->base == CPU_RSP && insn->index == GPR_ZERO && insn->seg == SEG_SS;
+}
+
 struct look emit_look(struct job *job, const struct insn *insn, int32_t by, unsigned size,
                       bool write)
 {
@@ -211,9 +222,9 @@ struct look emit_look(struct job *job, const struct insn *insn, int32_t by, unsi
     if (job->t->options.slow || !is_known_address(job, insn, by, size, &la)) {
         emit_offset(job, insn, by);
         emit_segment(job, insn);
-        bool stack = insn->base == CPU_RSP && insn->index == GPR_ZERO && insn->seg == SEG_SS;
-        return (struct look){.miss = stack ? emit_stack_lookup(job, size, write)
-                                           : emit_lookup(job, size, write)};
+        return (struct look){.base = R10,
+                             .miss = is_on_stack(insn) ? emit_stack_lookup(job, size, write)
+                                                       : emit_lookup(job, size, write)};
     }
     size_t entry = GS_CONTEXT(tlb) + (la >> 12 & (TLB_ENTRIES - 1)) * sizeof(struct tlb_entry);
     emit8(e, 0x65); /* cmpl $, %gs: */
@@ -222,7 +233,20 @@ struct look emit_look(struct job *job, const struct insn *insn, int32_t by, unsi
     emit32(e, (uint32_t)(la >> TLB_TAG_SHIFT));
     uint8_t *miss = emit_jcc(e, CONDITION_NE);
     emit_gs64(e, OP_LOAD, R10, entry + offsetof(struct tlb_entry, host));
-    return (struct look){.miss = miss, .known = true, .offset = la & PAGE_OFFSET};
+    return (struct look){.base = R10, .miss = miss, .known = true, .offset = la & PAGE_OFFSET};
+}
+
+struct look emit_look_for_load(struct job *job, const struct insn *insn, int32_t by, unsigned size,
+                               bool write)
+{
+    uint64_t la;
+    if (is_on_stack(insn) || is_known_address(job, insn, by, size, &la))
+        return emit_look(job, insn, by, size, write);
+    emit_offset(job, insn, by);
+    emit_segment(job, insn);
+    uint8_t *miss = emit_find(job, size, write);
+    emit_gs_r11(job->e, OP_LOAD, R11, GS_CONTEXT(tlb) + offsetof(struct tlb_entry, host));
+    return (struct look){.base = R10_R11, .miss = miss};
 }
 
 uint8_t *emit_look_to_r10(struct job *job, const struct insn *insn, int32_t by, unsigned size,
@@ -284,11 +308,16 @@ void emit_add_rsp(struct job *job, int32_t bytes)
     job->rsp_behind = 0;
 }
 
-/* The operand offset(base), of R10 or R11. */
+/* The operand offset(base), of R10, R11, or both. */
 static void emit_based_operand(struct emit *e, unsigned reg, unsigned base, unsigned offset)
 {
     unsigned mod = offset == 0 ? 0 : offset < 128 ? 1 : 2;
-    emit8(e, mod << 6 | (reg & 7) << 3 | (base & 7));
+    if (base == R10_R11) {
+        emit8(e, mod << 6 | (reg & 7) << 3 | 4);
+        emit8(e, (R11 & 7) << 3 | (R10 & 7));
+    } else {
+        emit8(e, mod << 6 | (reg & 7) << 3 | (base & 7));
+    }
     if (mod == 1)
         emit8(e, offset);
     else if (mod == 2)
@@ -320,10 +349,11 @@ void emit_at(const struct job *job, const struct insn *insn, unsigned reg, unsig
     emit_prefixes(job, insn, &l);
     if (l.has_vex) {
         emit8(e, l.vex[0]);
-        emit8(e, (l.vex[1] & 0x1fu) | (reg & 8 ? 0 : 0x80u) | 0x40u); /* X unused, B: base */
+        /* R, X and B say whether register, index and base are of the lower eight. */
+        emit8(e, (l.vex[1] & 0x1fu) | (reg & 8 ? 0 : 0x80u) | (base == R10_R11 ? 0 : 0x40u));
         emit8(e, l.vex[2]);
     } else {
-        emit8(e, 0x41u | (l.rex & 8u) | (reg >> 3 & 1) << 2);
+        emit8(e, 0x41u | (l.rex & 8u) | (reg >> 3 & 1) << 2 | (base == R10_R11 ? 2u : 0));
     }
     emit_bytes(e, l.opcode, l.opcode_len);
     emit_based_operand(e, reg, base, offset);

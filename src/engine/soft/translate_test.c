@@ -1221,6 +1221,50 @@ static void test_many_slow_paths(void)
     ok(compare(&(struct translate_options){.runs = 1}), "and of vectors that are not aligned");
 }
 
+/* mov distance(%rsi), reg */
+static void put_load_from_rsi(unsigned reg, unsigned distance)
+{
+    put_rex(8u | reg >> 3 << 2);
+    put(0x8b);
+    put(0x40u | (reg & 7) << 3 | CPU_RSI);
+    put(distance);
+}
+
+/*
+ * What has more to say of its operand, among loads: lock cmpxchg16b 16(%rsi), which must be aligned
+ * and is 8 bytes behind the start of the stretch; andn 40(%rsi), %r9, %r8, which has a VEX prefix.
+ */
+static void test_among_loads(void)
+{
+    static const uint8_t exchange[] = {0xf0, 0x48, 0x0f, 0xc7, 0x4e, 16};
+    static const uint8_t and_not[] = {0xc4, 0x62, 0xb0, 0xf2, 0x46, 40};
+    len = 0;
+    put_load_from_rsi(CPU_R8, 8);
+    for (unsigned i = 0; i < sizeof(exchange); i++)
+        put(exchange[i]);
+    put_load_from_rsi(CPU_R9, 32);
+    define_flags(); /* none is kept for later */
+    finish_loop();
+    make_start();
+    start.gpr[CPU_RSI] = DATA + 0x100;
+    memcpy(&start.gpr[CPU_RAX], start.data + 0x110, 8);
+    memcpy(&start.gpr[CPU_RDX], start.data + 0x118, 8);
+    ok(compare(&(struct translate_options){.runs = 1}), "loads, and an access that is aligned");
+    ok(memcmp(start.data + 0x110, first.data + 0x110, 16) != 0, "which has written");
+    if (!__builtin_cpu_supports("bmi"))
+        return;
+    len = 0;
+    put_load_from_rsi(CPU_R9, 32);
+    for (unsigned i = 0; i < sizeof(and_not); i++)
+        put(and_not[i]);
+    define_flags();
+    finish_loop();
+    make_start();
+    start.gpr[CPU_RSI] = DATA + 0x100;
+    ok(compare(&(struct translate_options){.runs = 1}), "loads, and an operand of ANDN");
+    ok(first.ending == ENGINE_EXIT_KICK, "which is one");
+}
+
 /*
  * A stretch that would begin below the lowest displacement: mov (%rdx), %rsi, so that the TLB has
  * the page 4 GiB further on; mov -0x80000000(%rbx), %rax; sub $8, %rbx; the same to %rcx.
@@ -1334,6 +1378,7 @@ static void tests(void)
     x87_init(cpu);
     fpu_set_mxcsr(cpu, MXCSR_INIT);
     test_many_slow_paths();
+    test_among_loads();
     test_lowest_displacement();
     test_side_exit();
     test_crossing();
