@@ -323,7 +323,7 @@ struct soft_cpu {
         uint64_t resume;   /* where translated code goes on */
         uint64_t stretches[SOFT_STRETCHES]; /* of a loop: their host addresses */
         uint64_t target;          /* kept for a few instructions: of an indirect call, for one */
-        const void *miss;         /* what jumps to nowhere find */
+        const uint8_t *code;      /* the code cache: a context's jump table has offsets in it */
         uint64_t look, saved_rax; /* while a page of the stack is looked for: thunk_stack_read */
         /* Code between translated code and C, in translate.c. */
         uintptr_t exit_host, exit_saved, exit_link, exit_link_saved, slow_host, slow_saved;

@@ -215,47 +215,33 @@ static bool large_entry(const struct tlb_entry *entry, uint64_t la)
 }
 
 /* Those of a word of the bitmap, but for what is in `keep`. */
-static void context_clear_jump_word(const struct soft_cpu *cpu, struct soft_context *context,
-                                    unsigned word, uint64_t keep)
+static void context_clear_jump_word(struct soft_context *context, unsigned word, uint64_t keep)
 {
     for (uint64_t used = context->jumps_used[word] & ~keep; used; used &= used - 1)
-        context->jumps[word * 64 + (unsigned)__builtin_ctzll(used)] = cpu->translated.miss;
+        context->jumps[word * 64 + (unsigned)__builtin_ctzll(used)] = 0;
     context->jumps_used[word] &= keep;
     context->jumps_global[word] &= keep;
     if (!context->jumps_used[word])
         bitmap_clear(context->jumps_words, word);
 }
 
-static void context_clear_jumps(const struct soft_cpu *cpu, struct soft_context *context,
-                                bool keep_global)
+static void context_clear_jumps(struct soft_context *context, bool keep_global)
 {
     for (unsigned i = 0; i < JUMP_SLOTS / 64 / 64; i++) {
         for (uint64_t words = context->jumps_words[i]; words; words &= words - 1) {
             unsigned word = i * 64 + (unsigned)__builtin_ctzll(words);
-            context_clear_jump_word(cpu, context, word,
-                                    keep_global ? context->jumps_global[word] : 0);
+            context_clear_jump_word(context, word, keep_global ? context->jumps_global[word] : 0);
         }
     }
 }
 
 /* Those of one page, and of instructions that cross into it from the one before. */
-static void context_drop_jumps(const struct soft_cpu *cpu, struct soft_context *context,
-                               uint64_t la)
+static void context_drop_jumps(struct soft_context *context, uint64_t la)
 {
     unsigned first = (mmu_jump_slot(la) & ~(unsigned)PAGE_OFFSET) / 64;
     for (unsigned word = first; word < first + PAGE_BYTES / 64; word++)
-        context_clear_jump_word(cpu, context, word, 0);
-    context_clear_jump_word(cpu, context, mmu_jump_slot((la & ~PAGE_OFFSET) - 1) / 64, 0);
-}
-
-void mmu_prepare_jumps(struct soft_cpu *cpu)
-{
-    struct soft_context *context = cpu->tlb->context;
-    if (context->has_jumps)
-        return;
-    context->has_jumps = true;
-    for (unsigned i = 0; i < JUMP_SLOTS; i++)
-        context->jumps[i] = cpu->translated.miss;
+        context_clear_jump_word(context, word, 0);
+    context_clear_jump_word(context, mmu_jump_slot((la & ~PAGE_OFFSET) - 1) / 64, 0);
 }
 
 /* What is known of la's page as code of the current kind, or NULL. */
@@ -272,13 +258,12 @@ static bool is_global_code(const struct soft_cpu *cpu, uint64_t la)
     return known && known->found.global;
 }
 
-void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, bool crosses, const void *code)
+void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, bool crosses, uint32_t code)
 {
     struct soft_context *context = cpu->tlb->context;
     unsigned slot = mmu_jump_slot(rip);
     if (!context)
         return;
-    mmu_prepare_jumps(cpu);
     uint64_t la = (cpu->seg_base[SEG_CS] + rip) & cpu->mode.linear_mask;
     bool global =
         is_global_code(cpu, la) && (!crosses || is_global_code(cpu, (la | PAGE_OFFSET) + 1));
@@ -296,8 +281,8 @@ void mmu_clear_jumps(struct soft_cpu *cpu)
     for (unsigned i = 0; i < TLB_SPACES; i++) {
         for (unsigned kind = 0; kind < TLB_KINDS; kind++) {
             struct soft_context *context = cpu->tlb->sets->spaces[i].contexts[kind];
-            if (context && context->has_jumps)
-                context_clear_jumps(cpu, context, false);
+            if (context)
+                context_clear_jumps(context, false);
         }
     }
 }
@@ -307,9 +292,8 @@ size_t mmu_bytes(const struct soft_cpu *cpu)
     size_t bytes = 0;
     for (unsigned i = 0; i < TLB_SPACES; i++) {
         for (unsigned kind = 0; kind < TLB_KINDS; kind++) {
-            const struct soft_context *context = cpu->tlb->sets->spaces[i].contexts[kind];
-            if (context)
-                bytes += context->has_jumps ? sizeof(*context) : sizeof(context->tlb);
+            if (cpu->tlb->sets->spaces[i].contexts[kind])
+                bytes += sizeof(struct soft_context);
         }
     }
     return bytes;
@@ -382,8 +366,7 @@ static void space_flush(const struct soft_cpu *cpu, struct tlb_space *space, boo
         context_clear_tlb(context, keep_global ? local_entry : any_entry, 0);
         if (keep_global)
             note_large_entries(space, context);
-        if (context->has_jumps)
-            context_clear_jumps(cpu, context, keep_global);
+        context_clear_jumps(context, keep_global);
     }
 }
 
@@ -509,13 +492,11 @@ static void space_drop(const struct soft_cpu *cpu, struct tlb_space *space, uint
         forget_stack(context);
         if (large)
             context_clear_tlb(context, large_entry, la);
-        if (!context->has_jumps)
-            continue;
         /* In legacy code RIP's low bits need not be those of the linear address. */
         if (large_code || (code && kind >= TLB_LEGACY))
-            context_clear_jumps(cpu, context, false);
+            context_clear_jumps(context, false);
         else if (code)
-            context_drop_jumps(cpu, context, la);
+            context_drop_jumps(context, la);
     }
     if (!code)
         return;

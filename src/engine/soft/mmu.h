@@ -54,7 +54,9 @@ struct tlb_entry {
 #define TLB_TAG_SHIFT 16
 
 /* Where an indirect branch of translated code goes on, by the target's mmu_jump_slot(): code that
- * checks whether it is meant. */
+ * checks whether it is meant, as its offset in the code cache (soft_translated.code). 0 is code
+ * that leaves, so that a table of zeros is an empty one, of which no page is touched before its
+ * use. */
 #define JUMP_SLOTS 65536u
 
 /*
@@ -87,8 +89,7 @@ struct stack_page {
  */
 struct soft_context {
     struct tlb_entry tlb[TLB_ENTRIES];
-    const void *jumps[JUMP_SLOTS]; /* set up when translated code first runs in the context */
-    bool has_jumps;
+    uint32_t jumps[JUMP_SLOTS];
     /* Bitmaps of what is in use, so that a flush costs no more than what there is. */
     uint64_t tlb_used[TLB_ENTRIES / 64];
     uint64_t tlb_words[TLB_ENTRIES / 64 / 64]; /* words of tlb_used that are not zero */
@@ -134,7 +135,7 @@ void mmu_set_pkru(struct soft_cpu *cpu, uint32_t value);
 struct soft_cpu *mmu_cpu_alloc(void);
 void mmu_cpu_free(struct soft_cpu *cpu);
 
-/* What the contexts take. */
+/* What the contexts take, at the most: pages that nothing was put into are not there. */
 size_t mmu_bytes(const struct soft_cpu *cpu);
 
 /* For tests: the TLB holds one translation of data and one of code, so that nothing is found that
@@ -142,10 +143,8 @@ size_t mmu_bytes(const struct soft_cpu *cpu);
 void mmu_use_one_entry(struct soft_cpu *cpu);
 
 /* Code was found to be at rip: indirect branches of the current context may go there. crosses: its
- * bytes are in the next page as well. */
-void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, bool crosses, const void *code);
-/* Translated code is about to run in the current context: its jump table is set up. */
-void mmu_prepare_jumps(struct soft_cpu *cpu);
+ * bytes are in the next page as well. code: its offset in the code cache. */
+void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, bool crosses, uint32_t code);
 /* No indirect branch finds translated code any more. */
 void mmu_clear_jumps(struct soft_cpu *cpu);
 

@@ -27,6 +27,7 @@
 #include "engine/soft/mmu_internal.h"
 
 #define CODE_BYTES      (16 * MIB) /* where the VM does not say */
+#define CODE_START      16         /* behind the code of empty slots of jump tables, which leaves */
 #define HWCAP2_FSGSBASE 2u
 #define ARCH_SET_GS     0x1001
 
@@ -443,11 +444,10 @@ static void load_gs(const void *base)
         syscall(SYS_arch_prctl, ARCH_SET_GS, base);
 }
 
-/* The base of GS becomes the current context, whose jump table is set up. */
+/* The base of GS becomes the current context. */
 static void enter_context(struct soft_cpu *cpu)
 {
     uint8_t *base = (uint8_t *)cpu->tlb->context - SOFT_CPU_SPAN;
-    mmu_prepare_jumps(cpu);
     if (base != cpu->translated.gs) {
         load_gs(base);
         cpu->translated.gs = base;
@@ -509,7 +509,8 @@ __attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint
     if (stopped || !may_jump(cpu))
         return STEP_LEAVE;
     enter_context(cpu);
-    cpu->translated.resume = (uintptr_t)cpu->tlb->context->jumps[mmu_jump_slot(cpu->rip)];
+    uint32_t code = cpu->tlb->context->jumps[mmu_jump_slot(cpu->rip)];
+    cpu->translated.resume = (uintptr_t)cpu->translated.code + code;
     return STEP_JUMP;
 }
 
@@ -542,7 +543,8 @@ static void connect(struct soft_cpu *cpu, const struct block *block)
         emit_lead(translate_writable(t, displacement), translate_writable(t, entry));
         t->stats.links++;
     } else {
-        mmu_set_jump(cpu, block->rip, block->next_current != NULL, block->indirect);
+        mmu_set_jump(cpu, block->rip, block->next_current != NULL,
+                     (uint32_t)(block->indirect - t->executable));
     }
 }
 
@@ -633,7 +635,7 @@ void translate_flush(struct soft_cpu *cpu)
         return;
     memset(t->pages, 0, sizeof(t->pages));
     memset(t->crossing, 0, sizeof(t->crossing));
-    t->used = 0;
+    t->used = CODE_START;
     t->left = false;
     t->since_flush = 0;
     t->stats.flushes++;
@@ -696,7 +698,7 @@ void translate_configure(struct soft_cpu *cpu, const struct translate_options *o
 bool translate_test_block(struct soft_cpu *cpu, struct block *block)
 {
     struct translator *t = cpu->blocks->translator;
-    struct emit e = {t->writable};
+    struct emit e = {t->writable + CODE_START};
     return cpu->mode.translatable && translate_emit_block(cpu, block, &e);
 }
 
@@ -764,7 +766,9 @@ int translate_init(struct soft_cpu *cpu, struct err *err)
     x->slow_saved = (uintptr_t)thunk_slow_saved;
     x->stack_read = (uintptr_t)thunk_stack_read;
     x->stack_write = (uintptr_t)thunk_stack_write;
-    x->miss = (const void *)x->exit_saved;
+    x->code = t->executable;
+    emit_jmp_gs(&(struct emit){t->writable}, GS(translated.exit_saved));
+    t->used = CODE_START;
     x->host_mxcsr = MXCSR_INIT;
     cpu->blocks->translator = t;
     return 0;

@@ -31,6 +31,13 @@ static void flags_to_memory(struct job *job)
         save_flags(job);
 }
 
+/* Go on where a slot of the jump table says, which is in R11. */
+static void emit_jump_to_code(struct emit *e)
+{
+    emit_gs64(e, OP_ADD_R, R11, GS(translated.code));
+    emit_bytes(e, (const uint8_t[]){0x41, 0xff, 0xe3}, 3); /* jmp *%r11 */
+}
+
 void emit_through_table(struct job *job, uint64_t rip)
 {
     struct emit *e = job->e;
@@ -41,7 +48,9 @@ void emit_through_table(struct job *job, uint64_t rip)
         return;
     }
     emit_mov_imm(e, R10, rip | job->tag);
-    emit_jmp_gs(e, GS_CONTEXT(jumps) + 8 * (size_t)mmu_jump_slot(rip));
+    emit_bytes(e, (const uint8_t[]){0x65, 0x44, OP_LOAD}, 3); /* mov %gs:, %r11d */
+    emit_gs_operand(e, R11, GS_CONTEXT(jumps) + 4 * (size_t)mmu_jump_slot(rip));
+    emit_jump_to_code(e);
 }
 
 /* Go on at a constant address. */
@@ -169,8 +178,9 @@ static void emit_indirect(struct job *job, const struct insn *insn)
     emit_gs_operand(e, 0, GS(translated.indirect));
     emit32(e, block_insn_offset(job->cpu, insn));
     emit_slot(job);
-    emit_bytes(e, (const uint8_t[]){0x65, 0x42, 0xff, 0x24, 0xdd}, 5); /* jmp *%gs:(,%r11,8) */
-    emit32(e, (uint32_t)GS_CONTEXT(jumps));
+    emit_bytes(e, (const uint8_t[]){0x65, 0x46, OP_LOAD, 0x1c, 0x9d}, 5);
+    emit32(e, (uint32_t)GS_CONTEXT(jumps)); /* mov %gs:jumps(, %r11, 4), %r11d */
+    emit_jump_to_code(e);
 }
 
 /* The word at offset(%r10) to R10, the upper bits zero. */
