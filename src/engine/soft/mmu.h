@@ -25,11 +25,11 @@
 struct err;
 
 /*
- * What the accessors test inline: 64 MiB worth of pages. Memory that no translation is kept in is
- * not touched. One bit more makes a random walk through 128 MiB a quarter faster, but a vCPU of a
- * full Debian takes 6 MiB more, which is above the 64 MiB that it is to do with.
+ * What the accessors test inline: 128 MiB worth of pages. Memory that no translation is kept in is
+ * not touched. One bit less makes a random walk through 128 MiB a quarter to a half slower, one more
+ * no faster; and a vCPU of a full Debian would take more than the 64 MiB that it is to do with.
  */
-#define TLB_BITS    14
+#define TLB_BITS    15
 #define TLB_ENTRIES (1u << TLB_BITS)
 
 /*
