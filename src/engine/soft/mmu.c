@@ -137,6 +137,7 @@ static struct soft_context *context_new(struct soft_cpu *cpu)
     }
     struct soft_context *context = (struct soft_context *)(void *)(base + SOFT_CPU_SPAN);
     init_entries(context->tlb);
+    context->self = context;
     return context;
 }
 

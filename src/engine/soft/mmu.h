@@ -26,8 +26,9 @@ struct err;
 
 /*
  * What the accessors test inline: 128 MiB worth of pages. Memory that no translation is kept in is
- * not touched. One bit less makes a random walk through 128 MiB a quarter to a half slower, one more
- * no faster; and a vCPU of a full Debian would take more than the 64 MiB that it is to do with.
+ * not touched. One bit less makes a random walk through 128 MiB a quarter to a half slower, one
+ * more no faster; and a vCPU of a full Debian would take more than the 64 MiB that it is to do
+ * with.
  */
 #define TLB_BITS    15
 #define TLB_ENTRIES (1u << TLB_BITS)
@@ -98,6 +99,7 @@ struct soft_context {
         jumps_global[JUMP_SLOTS / 64]; /* to code in global pages, which outlive most flushes */
     uint64_t jumps_words[JUMP_SLOTS / 64 / 64]; /* words of jumps_used that are not zero */
     struct stack_page stack_read, stack_write;
+    const struct soft_context *self;
 };
 
 /*

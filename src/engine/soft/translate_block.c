@@ -240,17 +240,19 @@ static bool leaves_r11(const struct job *job, unsigned i)
            !translate_names(insn, R10) && !translate_names(insn, R11);
 }
 
-/* Is there a load in the group, and may R11 be a part of its address all the time? */
-static bool is_for_load(const struct job *job, const struct translate_group *g)
+/* A register that the group loads, best the one that its addresses are made of. GPR_ZERO: none, or
+ * R11 cannot be a part of the address all the time. */
+static unsigned loaded(const struct job *job, const struct translate_group *g)
 {
-    bool loads = false;
+    unsigned found = GPR_ZERO, base = job->insns[g->first]->base;
     for (unsigned i = g->first; i <= g->last; i++) {
+        const struct insn *insn = job->insns[i];
         if (!leaves_r11(job, i))
-            return false;
-        loads |=
-            job->way[i] == WAY_MEMORY && translate_overwrites(job->insns[i], job->insns[i]->reg);
+            return GPR_ZERO;
+        if (job->way[i] == WAY_MEMORY && translate_overwrites(insn, insn->reg) && found != base)
+            found = insn->reg;
     }
-    return loads;
+    return found;
 }
 
 /* The look into the TLB for a whole group. */
@@ -274,13 +276,15 @@ static void emit_group_begin(struct job *job, const struct translate_group *g)
         emit_stack_lea(job, R10, CPU_RSP, g->before);
         look.miss = emit_stack_lookup(job, g->bytes, g->write);
         break;
-    default:
+    default: {
+        unsigned to = loaded(job, g);
         assert(insn->is_mem);
-        if (is_for_load(job, g))
-            look = emit_look_for_load(job, insn, g->before, g->bytes, g->write);
+        if (to != GPR_ZERO)
+            look = emit_look_for_load(job, insn, g->before, g->bytes, g->write, to);
         else
             look = emit_look(job, insn, g->before, g->bytes, g->write);
         break;
+    }
     }
     struct stub *stub = add_stub(job, STUB_UNGROUPED, look.miss);
     stub->group = g;

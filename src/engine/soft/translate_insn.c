@@ -111,7 +111,7 @@ static void emit_memory(struct job *job, const struct insn *insn, unsigned i)
     give_up_flags(job, job->live[i]);
     struct look look =
         translate_overwrites(insn, insn->reg)
-            ? emit_look_for_load(job, insn, 0, insn->mem_bytes, false)
+            ? emit_look_for_load(job, insn, 0, insn->mem_bytes, false, insn->reg)
             : emit_look(job, insn, 0, insn->mem_bytes, insn->opcode->attr & ATTR_MEM_WRITE);
     add_slow(job, look.miss, insn);
     if (translate_wants_alignment(insn) && !look.known) {

@@ -711,6 +711,12 @@ static void set_segments(void)
     cpu->seg[SEG_GS].limit = (code16 ? 0 : DATA) + 0x7fff;
 }
 
+/* Where a page of the data is in memory: neighbours are none, for whoever goes too far. */
+static unsigned memory_page(unsigned page)
+{
+    return page >= 2 && page < 14 ? page ^ 1 : page;
+}
+
 static void map_pages(void)
 {
     test_mode(cpu, code16 ? 16 : code32 ? 32 : 64, kernel ? 0 : 3);
@@ -726,9 +732,7 @@ static void map_pages(void)
     test_put(guest.ram, TABLES + 0x3000, CODE | code_entry, 8);
     test_put(guest.ram, TABLES + 0x3008, PAGE_END | code_entry, 8);
     for (unsigned i = 0; i < DATA_PAGES; i++) {
-        /* Neighbours are none in memory, for whoever goes too far. */
-        unsigned page = i >= 2 && i < 14 ? i ^ 1 : i;
-        uint64_t entry = (DATA + 4096 * page) | (i == READ_ONLY ? PTE & ~WRITABLE : PTE);
+        uint64_t entry = (DATA + 4096 * memory_page(i)) | (i == READ_ONLY ? PTE & ~WRITABLE : PTE);
         if (kernel && i % 8 != 3)
             entry &= ~(uint64_t)USER;
         test_put(guest.ram, TABLES + 0x3800 + 8 * i, i == NOT_PRESENT ? 0 : entry, 8);
@@ -1267,6 +1271,107 @@ static void test_among_loads(void)
     ok(first.ending == ENGINE_EXIT_KICK, "which is one");
 }
 
+/* An access at `distance` from `base`. opcode: 0x8b, MOV; 0x89, to memory; 0x63, MOVSXD; 0x03, ADD.
+ * prefix: or 0. */
+static void put_access(unsigned prefix, bool wide, unsigned opcode, unsigned reg, unsigned base,
+                       int32_t distance)
+{
+    bool small = distance == (int8_t)distance;
+    if (prefix)
+        put(prefix);
+    put_rex((wide ? 8u : 0) | reg >> 3 << 2 | base >> 3);
+    put(opcode);
+    unsigned mod = distance == 0 && (base & 7) != CPU_RBP ? 0 : small ? 0x40 : 0x80;
+    put(mod | (reg & 7) << 3 | (base & 7));
+    if ((base & 7) == CPU_RSP)
+        put(0x24);
+    if (mod == 0x40)
+        put((uint8_t)distance);
+    else if (mod == 0x80)
+        put32((uint32_t)distance);
+}
+
+/* Where the next element of a list is: across the end of a page, in a page that is not there, at no
+ * address; or in a page that can be read, as almost all are. */
+static uint64_t list_element(void)
+{
+    uint32_t page = one_in(2) ? below(READ_ONLY + 1) : READ_ONLY + 1 + below(3);
+    switch (below(32)) {
+    case 0:
+        return DATA + (NOT_PRESENT << 12) + 16 * below(200);
+    case 1:
+        return 1ULL << 47;
+    case 2:
+    case 3:
+        return DATA + (page << 12) + 4096 - 1 - below(15);
+    default:
+        return DATA + (page << 12) + 16 * below(256);
+    }
+}
+
+/*
+ * Loads of the register that their address is made of: lists, with pointers that lie `distance`
+ * before what they lead to; addresses may be cut to 32 bits, or have a base. Alone, and with other
+ * accesses, one of which reads the address as well.
+ */
+static bool follow_pointers(unsigned reg)
+{
+    static const int32_t distances[] = {0, 0, 8, -8, 0x48, 0x1000, -0x12340, INT32_MIN};
+    int32_t distance = PICK(distances);
+    static const uint8_t prefixes[] = {0, 0, 0, 0, 0x64, 0x67};
+    unsigned prefix = PICK(prefixes), kind = below(3);
+    uint64_t behind = (uint64_t)(int64_t)distance + (prefix == 0x64 ? 0x40 : 0);
+    uint64_t upper = prefix == 0x67 ? 0x5a00000000 : 0;
+    bool wide = one_in(2), after = one_in(3);
+    unsigned other = reg == CPU_RCX ? CPU_RDX : CPU_RCX;
+    len = 0;
+    origin = CODE;
+    if (one_in(2)) {
+        /* Flags are to be kept, and the TLB has the page: cmp address, %rdi */
+        put_rex(8);
+        put(0x3b);
+        put(0x3c);
+        put(0x25);
+        put32(DATA + (READ_ONLY << 12));
+    }
+    if (kind)
+        put_access(prefix, true, kind == 1 ? 0x03 : 0x89, other, reg, distance + 8);
+    if (kind && one_in(2)) /* mov reg, other */
+        put_registers(0, true, 0, 0x89, reg, other);
+    put_access(prefix, wide, wide || one_in(2) ? 0x8b : 0x63, reg, reg, distance);
+    if (after) /* xor reg, %rdi */
+        put_registers(0, true, 0, 0x31, reg, CPU_RDI);
+    finish_loop();
+    make_start();
+    uint64_t at = list_element();
+    start.gpr[reg] = at - behind + upper;
+    for (unsigned i = 0; i <= ROUNDS; i++) {
+        uint64_t next = list_element(), value = next - behind + upper;
+        for (unsigned n = 0; n < 8 && at + n - DATA < sizeof(start.data); n++) {
+            unsigned offset = (unsigned)(at + n - DATA);
+            start.data[memory_page(offset >> 12) << 12 | (offset & 4095)] =
+                (uint8_t)(value >> (8 * n));
+        }
+        at = next;
+    }
+    bool good = compare(&(struct translate_options){.runs = 1});
+    faults += first.ending != ENGINE_EXIT_KICK;
+    return good;
+}
+
+static void test_pointers(unsigned count)
+{
+    static const uint8_t registers[] = {CPU_RAX, CPU_RCX, CPU_RBX, CPU_RBP, CPU_RSI, CPU_R8,
+                                        CPU_R9,  CPU_R10, CPU_R11, CPU_R12, CPU_R13};
+    bool good = true;
+    faults = 0;
+    for (unsigned n = 0; n < count && good; n++)
+        good = follow_pointers(PICK(registers));
+    ok(good, "loads of the register that their address is made of");
+    ok(faults > count / 20 && faults < count - count / 20, "some of which end by a fault");
+    faults = 0;
+}
+
 /*
  * A stretch that would begin below the lowest displacement: mov (%rdx), %rsi, so that the TLB has
  * the page 4 GiB further on; mov -0x80000000(%rbx), %rax; sub $8, %rbx; the same to %rcx.
@@ -1381,6 +1486,7 @@ static void tests(void)
     fpu_set_mxcsr(cpu, MXCSR_INIT);
     test_many_slow_paths();
     test_among_loads();
+    test_pointers(loops);
     test_lowest_displacement();
     test_side_exit();
     test_crossing();
@@ -1394,6 +1500,7 @@ static void tests_without_clock(void)
     x87_init(cpu);
     fpu_set_mxcsr(cpu, MXCSR_INIT);
     test_lowest_displacement();
+    test_pointers(loops);
     test_loops(loops);
     test_events(loops);
     test_shadow();
