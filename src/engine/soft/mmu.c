@@ -349,6 +349,16 @@ static void note_large_entries(struct tlb_space *space, const struct soft_contex
     }
 }
 
+/* CR4.SMAP may have changed. */
+static void space_forget_ac(struct tlb_space *space)
+{
+    for (unsigned kind = 0; kind < TLB_KINDS; kind++) {
+        struct soft_context *context = space->contexts[kind];
+        if (context)
+            context->by_ac[0] = context->by_ac[1] = NULL;
+    }
+}
+
 /* keep_global: what global pages have given stays, code too. */
 static void space_flush(const struct soft_cpu *cpu, struct tlb_space *space, bool keep_global)
 {
@@ -371,6 +381,18 @@ static void space_flush(const struct soft_cpu *cpu, struct tlb_space *space, boo
     }
 }
 
+/* With SMAP, STAC and CLAC change the context; without, they do not. */
+static void note_by_ac(const struct soft_cpu *cpu, struct soft_context *context)
+{
+    const struct tlb_sets *sets = cpu->tlb->sets;
+    const struct soft_context *with = sets->space->contexts[TLB_SUPERVISOR_AC],
+                              *without = sets->space->contexts[TLB_SUPERVISOR];
+    if (!(cpu->cr4 & CR4_SMAP))
+        with = without;
+    context->by_ac[0] = without ? mmu_gs_base(without) : NULL;
+    context->by_ac[1] = with ? mmu_gs_base(with) : NULL;
+}
+
 /* Make the fast path look at the current space and kind. */
 static void publish(struct soft_cpu *cpu)
 {
@@ -379,6 +401,8 @@ static void publish(struct soft_cpu *cpu)
     struct soft_context *context = sets->space->contexts[sets->kind];
     tlb->context = sets->always_slow || !cpu->memory_fd ? NULL : context;
     tlb->set = context && !sets->always_slow ? context->tlb : no_entries;
+    if (context && (sets->kind == TLB_SUPERVISOR || sets->kind == TLB_SUPERVISOR_AC))
+        note_by_ac(cpu, context);
     cpu->fetch_key = sets->space->serial * TLB_KINDS + sets->kind;
     cpu->global_fetch_key = sets->global_serial * TLB_KINDS + sets->kind;
     soft_cpu_update_key(cpu);
@@ -404,6 +428,7 @@ static void flush_spaces(struct soft_cpu *cpu, bool keep_global)
         if (&sets->spaces[i] != sets->space)
             sets->spaces[i].valid = false;
         space_flush(cpu, &sets->spaces[i], keep_global);
+        space_forget_ac(&sets->spaces[i]);
     }
     if (!keep_global) {
         global_renew(sets);

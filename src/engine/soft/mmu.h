@@ -100,6 +100,8 @@ struct soft_context {
     uint64_t jumps_words[JUMP_SLOTS / 64 / 64]; /* words of jumps_used that are not zero */
     struct stack_page stack_read, stack_write;
     const struct soft_context *self;
+    /* Of a kernel's: the bases of GS with which CLAC and STAC go on; NULL: not known. */
+    const uint8_t *by_ac[2];
 };
 
 /*
@@ -113,6 +115,12 @@ static inline unsigned mmu_jump_slot(uint64_t rip)
 }
 
 #define SOFT_CPU_SPAN ((sizeof(struct soft_cpu) + 4095) & ~(size_t)4095)
+
+/* The base of GS with which translated code runs in a context. */
+static inline const uint8_t *mmu_gs_base(const struct soft_context *context)
+{
+    return (const uint8_t *)context - SOFT_CPU_SPAN;
+}
 
 struct tlb {
     struct tlb_entry *set;        /* TLB_ENTRIES, for the current privilege and address space */

@@ -342,9 +342,12 @@ NAKED static void thunk_stack_write(void)
 
 /* --- flags --- */
 
-static void flags_from_code(struct soft_cpu *cpu)
+/* What translated code has done that is not where C looks for it. */
+static void state_from_code(struct soft_cpu *cpu)
 {
     set_flags(cpu, cpu->translated.flags);
+    if (cpu->translated.gs != mmu_gs_base(cpu->tlb->context)) /* STAC, CLAC */
+        mmu_select(cpu);
 }
 
 static void flags_to_code(struct soft_cpu *cpu)
@@ -433,12 +436,9 @@ static bool may_jump(const struct soft_cpu *cpu)
            soft_canonical(cpu->rip) && !soft_cpu_has_events(cpu);
 }
 
-static void load_gs(const void *base)
+static void load_gs(const struct translator *t, const void *base)
 {
-    static int has_instruction = -1;
-    if (has_instruction < 0)
-        has_instruction = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
-    if (has_instruction)
+    if (t->fsgsbase)
         __asm__ volatile("wrgsbase %0" : : "r"(base) : "memory");
     else
         syscall(SYS_arch_prctl, ARCH_SET_GS, base);
@@ -447,9 +447,9 @@ static void load_gs(const void *base)
 /* The base of GS becomes the current context. */
 static void enter_context(struct soft_cpu *cpu)
 {
-    uint8_t *base = (uint8_t *)cpu->tlb->context - SOFT_CPU_SPAN;
+    const uint8_t *base = mmu_gs_base(cpu->tlb->context);
     if (base != cpu->translated.gs) {
-        load_gs(base);
+        load_gs(cpu->blocks->translator, base);
         cpu->translated.gs = base;
     }
 }
@@ -468,9 +468,9 @@ __attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint
 {
     const struct insn *insn = block_insn_at(cpu, offset & ~SLOW_VECTORS);
     const struct block *block = translate_block_of(insn);
-    const struct soft_context *context = cpu->tlb->context;
     unsigned wanted = offset & SLOW_VECTORS;
-    flags_from_code(cpu);
+    state_from_code(cpu);
+    const struct soft_context *context = cpu->tlb->context;
     if (wanted && !(wanted & ~vectors_allowed(cpu))) /* and what the code before relies on */
         return take_vectors(cpu, wanted | (had & block->vectors));
     /* Where they cannot be had its handler does it, or raises; what follows looks again. */
@@ -564,7 +564,7 @@ void translate_run(struct soft_cpu *cpu, struct block *block)
     t->left_for = cpu->rip | cpu->code_tag;
     t->left_key = cpu->block_key;
     t->left = true;
-    flags_from_code(cpu);
+    state_from_code(cpu);
     if (!soft_canonical(cpu->rip) && !t->left_at)
         undo_indirect(cpu);
 }
@@ -756,6 +756,7 @@ int translate_init(struct soft_cpu *cpu, struct err *err)
     t->count = cpu->vm->clock && chip_clock_is_virtual(cpu->vm->clock);
     t->bmi2 = __builtin_cpu_supports("bmi2");
     t->avx = __builtin_cpu_supports("avx");
+    t->fsgsbase = getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE;
     struct soft_translated *x = &cpu->translated;
     x->self = cpu;
     x->exit_host = (uintptr_t)thunk_exit_host;

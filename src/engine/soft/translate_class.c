@@ -290,7 +290,12 @@ enum way translate_way_of(const struct translator *t, const struct insn *insn, u
     case OP_STI:
         return WAY_SYSTEM;
     case OP_SWAPGS:
+    case OP_CLD:
+    case OP_RDPKRU:
         return bits == 64 ? WAY_SYSTEM : WAY_HANDLER;
+    case OP_CLAC:
+    case OP_STAC:
+        return bits == 64 && t->fsgsbase ? WAY_SYSTEM : WAY_HANDLER;
     case OP_PUSHF:
         return near && bits == 64 ? WAY_SYSTEM : WAY_HANDLER;
     case OP_MOVS:

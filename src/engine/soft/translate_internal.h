@@ -21,7 +21,7 @@ struct translator {
         *pages[PAGE_LISTS]; /* blocks with code, by a hash of their page: block->same_page */
     struct block *crossing[CROSSING_LISTS]; /* those that cross into a page: block->same_next */
     insn_features host; /* that the host's processor has: the others are not copied */
-    bool bmi2, avx;
+    bool bmi2, avx, fsgsbase;
     bool count; /* instructions, for the virtual clock */
     struct translate_options options;
     unsigned since_flush; /* blocks */

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a kernel does so often that handlers would be too slow: interrupts off and on and SWAPGS, at
- * CPL 0 alone, where they are never refused; PUSHF; MOVS and STOS within a page, repeated or not.
+ * What a kernel does so often that handlers would be too slow: interrupts off and on, SWAPGS, STAC
+ * and CLAC, at CPL 0 alone, where they are never refused; PUSHF, CLD, RDPKRU; MOVS and STOS within
+ * a page, repeated or not.
  */
 #include "engine/soft/translate_job.h"
 
 #include "engine/soft/mmu_internal.h"
 
 #define RFLAGS_BYTE_1 (GS(rflags) + 1) /* IF, DF and others */
+#define RFLAGS_BYTE_2 (GS(rflags) + 2) /* AC and others */
+#define CR4_BYTE_2    (GS(cr4) + 2)    /* PKE and others */
 
 /* cmpb or testb, orb, andb $value, %gs:offset */
 #define BYTE_CMP  0x80u, 7
@@ -72,6 +75,43 @@ static void emit_swapgs(struct job *job, const struct insn *insn, unsigned i)
     emit_gs64(e, OP_STORE, R11, GS(seg_base[SEG_GS]));
 }
 
+/* The context changes with AC, if it is known which: translate.c notices. */
+static void emit_clac_stac(struct job *job, const struct insn *insn, unsigned i)
+{
+    struct emit *e = job->e;
+    bool set = insn->op == OP_STAC;
+    give_up_flags(job, job->live[i]);
+    emit_unless_kernel(job, insn);
+    emit_gs64(e, OP_LOAD, R10, GS_CONTEXT(by_ac) + (set ? sizeof(const uint8_t *) : 0));
+    emit_rr64(e, 0x85, R10, R10); /* test %r10, %r10 */
+    add_slow(job, emit_jcc(e, CONDITION_E), insn);
+    if (set)
+        emit_gs_byte(e, BYTE_OR, RFLAGS_BYTE_2, RFLAGS_AC >> 16);
+    else
+        emit_gs_byte(e, BYTE_AND, RFLAGS_BYTE_2, 0xffu & ~(unsigned)(RFLAGS_AC >> 16));
+    emit_gs64(e, OP_STORE, R10, GS(translated.gs));
+    emit_bytes(e, (const uint8_t[]){0xf3, 0x49, 0x0f, 0xae, 0xda}, 5); /* wrgsbase %r10 */
+}
+
+static void emit_cld(struct job *job, unsigned i)
+{
+    give_up_flags(job, job->live[i]);
+    emit_gs_byte(job->e, BYTE_AND, RFLAGS_BYTE_1, 0xffu & ~(unsigned)(RFLAGS_DF >> 8));
+}
+
+static void emit_rdpkru(struct job *job, const struct insn *insn, unsigned i)
+{
+    struct emit *e = job->e;
+    give_up_flags(job, job->live[i]);
+    emit_gs_byte(e, BYTE_TEST, CR4_BYTE_2, CR4_PKE >> 16);
+    add_slow(job, emit_jcc(e, CONDITION_E), insn);
+    emit_bytes(e, (const uint8_t[]){0x85, 0xc9}, 2); /* test %ecx, %ecx */
+    add_slow(job, emit_jcc(e, CONDITION_NE), insn);
+    emit_bytes(e, (const uint8_t[]){0x65, OP_LOAD}, 2); /* mov %gs:, %eax */
+    emit_gs_operand(e, CPU_RAX, GS(fpu.pkru));
+    emit_mov_imm(e, CPU_RDX, 0);
+}
+
 /* movzbl %gs:offset, reg */
 static void emit_load_byte(struct emit *e, unsigned reg, size_t offset)
 {
@@ -117,6 +157,16 @@ void emit_system(struct job *job, const struct insn *insn, unsigned i)
         break;
     case OP_SWAPGS:
         emit_swapgs(job, insn, i);
+        break;
+    case OP_CLAC:
+    case OP_STAC:
+        emit_clac_stac(job, insn, i);
+        break;
+    case OP_CLD:
+        emit_cld(job, i);
+        break;
+    case OP_RDPKRU:
+        emit_rdpkru(job, insn, i);
         break;
     default:
         emit_pushf(job, insn);

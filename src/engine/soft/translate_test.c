@@ -429,7 +429,8 @@ static void put_bit(void)
 /* What a kernel alone may do. */
 static void put_system(void)
 {
-    static const uint8_t escaped[] = {0xca, 0xcb, 0xca, 0xcb, 0xf8}; /* CLAC, STAC, SWAPGS */
+    /* CLAC, STAC, SWAPGS, RDPKRU */
+    static const uint8_t escaped[] = {0xca, 0xcb, 0xca, 0xcb, 0xf8, 0xee};
     uint32_t n = below(8);
     if (n < 2) {
         put(0xfa); /* cli */
@@ -437,6 +438,8 @@ static void put_system(void)
         put(0xfb); /* sti */
     } else if (n < 7) {
         unsigned pick = PICK(escaped);
+        if (pick == 0xee && !one_in(16)) /* xor %ecx, %ecx, or it is refused */
+            put_registers(0, false, 0, 0x31, CPU_RCX, CPU_RCX);
         put(0x0f);
         put(0x01);
         put(pick);
@@ -694,6 +697,7 @@ struct state {
 };
 
 static struct state start, first, second;
+static bool protection_keys; /* for RDPKRU */
 
 /* FS has a base, GS a limit; of 16-bit code all have both, and the data are 64 KiB. */
 static void set_segments(void)
@@ -738,7 +742,8 @@ static void map_pages(void)
         test_put(guest.ram, TABLES + 0x3800 + 8 * i, i == NOT_PRESENT ? 0 : entry, 8);
     }
     cpu->cr0 |= CPU_CR0_PG | CPU_CR0_WP;
-    cpu->cr4 = CPU_CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | (kernel ? CR4_SMAP : 0);
+    cpu->cr4 = CPU_CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | (kernel ? CR4_SMAP : 0) |
+               (protection_keys ? CR4_PKE : 0);
     cpu->cr3 = TABLES;
     cpu->idt.limit = 0; /* an exception is the end */
     soft_cpu_update(cpu);
@@ -768,6 +773,7 @@ static void make_start(void)
     }
     start.gpr[CPU_RSP] = STACK + 8 * below(600);
     start.gpr[counter()] = tight ? TIGHT_ROUNDS : ROUNDS;
+    protection_keys = !one_in(8);
     start.rip = origin - (code16 ? CODE : 0);
     start.rflags = RFLAGS_FIXED | RFLAGS_IOPL | (below(4096) & RFLAGS_ARITH);
     if (kernel && one_in(2))
@@ -1411,6 +1417,42 @@ static void test_side_exit(void)
     ok(compare(&options), "a trace is left behind an x87 instruction");
 }
 
+static void put_stac(bool set)
+{
+    put(0x0f);
+    put(0x01);
+    put(set ? 0xcb : 0xca);
+}
+
+/*
+ * A kernel reads a program's page between STAC and CLAC, and its own at all times; in the last
+ * round but one it reads the program's without STAC, though it has just been read.
+ */
+static void test_smap(void)
+{
+    set_kind(6);
+    len = 0;
+    origin = CODE;
+    put_stac(true);
+    put_access(0, true, 0x8b, CPU_RAX, CPU_RBX, 0);
+    put_access(0, true, 0x8b, CPU_RDX, CPU_RSI, 0);
+    put_stac(false);
+    put_access(0, true, 0x8b, CPU_RDX, CPU_RSI, 8);
+    put_registers(0, true, 0, 0x83, 7, counter()); /* cmp $2; jne over */
+    put(2);
+    unsigned over = put_branch(5);
+    put_access(0, true, 0x8b, CPU_RCX, CPU_RBX, 8);
+    patch_branch(over, len);
+    finish_loop();
+    make_start();
+    start.gpr[CPU_RBX] = DATA + 0x3000;
+    start.gpr[CPU_RSI] = DATA + 0x2000;
+    ok(compare(&(struct translate_options){.runs = 1}), "STAC and CLAC");
+    ok(second.ending != ENGINE_EXIT_KICK && second.gpr[counter()] == 2,
+       "without it the program's page cannot be read");
+    set_kind(0);
+}
+
 /* RAX when the code at origin, which is a loop, has run once more. */
 static uint64_t again(void)
 {
@@ -1489,6 +1531,7 @@ static void tests(void)
     test_pointers(loops);
     test_lowest_displacement();
     test_side_exit();
+    test_smap();
     test_crossing();
     test_random(loops);
 }
