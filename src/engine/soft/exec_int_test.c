@@ -596,6 +596,15 @@ static void test_decimal(void)
     cpu->rflags |= RFLAGS_CF;
     is_int(RUN(0xd6), -1, "SALC");
     is_int(cpu->gpr[CPU_RAX], 0xff, "AL is all ones");
+
+    unsigned kept = 0; /* ror $7, %al */
+    for (unsigned i = 0; i < 512; i++) {
+        uint64_t overflow = i & 256 ? RFLAGS_OF : 0;
+        cpu->gpr[CPU_RAX] = i & 255;
+        cpu->rflags = RFLAGS_FIXED | overflow;
+        kept += RUN(0xc0, 0xc8, 0x07) == -1 && (cpu->rflags & RFLAGS_OF) == overflow;
+    }
+    is_int(kept, 512, "OF stays where a rotate leaves it undefined");
 }
 
 static void test_16(void)

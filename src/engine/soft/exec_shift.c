@@ -47,7 +47,9 @@ static shift_fn *const shifts[][4] = {WIDTHS(rol), WIDTHS(ror), WIDTHS(rcl), WID
 
 #define ROTATES 4 /* the first four: CF and OF alone */
 
-static void shift_by(struct soft_cpu *cpu, const struct insn *i, unsigned kind, uint8_t count)
+/* rotated: the flags of a rotate. */
+static void shift_by(struct soft_cpu *cpu, const struct insn *i, unsigned kind, uint8_t count,
+                     uint64_t rotated)
 {
     unsigned bytes = i->op_bytes;
     uint64_t la;
@@ -61,17 +63,22 @@ static void shift_by(struct soft_cpu *cpu, const struct insn *i, unsigned kind, 
     }
     value = shifts[kind][size_index(bytes)](value, count, cpu->rflags, &host_flags);
     int_put_rm_at(cpu, i, bytes, la, value);
-    set_some_flags(cpu, host_flags, kind < ROTATES ? RFLAGS_CF | RFLAGS_OF : RFLAGS_ARITH);
+    set_some_flags(cpu, host_flags, kind < ROTATES ? rotated : RFLAGS_ARITH);
 }
 
+/* Where OF is undefined, after a rotate by more than 1, some processors do otherwise by an
+ * immediate than they do by CL: it stays, as it does in translated code with `exact`
+ * (kept_flags()). */
 static void shift_imm(struct soft_cpu *cpu, const struct insn *i)
 {
-    shift_by(cpu, i, (unsigned)(i->op - OP_ROL), (uint8_t)i->imm);
+    uint64_t overflow = insn_flags(i, INSN_COUNT_UNKNOWN).written & RFLAGS_OF;
+    shift_by(cpu, i, (unsigned)(i->op - OP_ROL), (uint8_t)i->imm, RFLAGS_CF | overflow);
 }
 
 static void shift_cl(struct soft_cpu *cpu, const struct insn *i)
 {
-    shift_by(cpu, i, (unsigned)(i->op - OP_ROL_CL), (uint8_t)cpu->gpr[CPU_RCX]);
+    shift_by(cpu, i, (unsigned)(i->op - OP_ROL_CL), (uint8_t)cpu->gpr[CPU_RCX],
+             RFLAGS_CF | RFLAGS_OF);
 }
 
 /* The hot ones: a register of 32 or 64 bits by an immediate that is not zero. */

@@ -70,6 +70,10 @@ unsigned kept_flags(const struct job *job, unsigned i)
     case OP_IMUL3:
     case OP_DIV:
     case OP_IDIV:
+    case OP_ROL:
+    case OP_ROR:
+    case OP_RCL:
+    case OP_RCR:
         return insn_flags(insn, INSN_COUNT_UNKNOWN).undefined & ARITH;
     default:
         if ((insn->op >= OP_BT && insn->op <= OP_POPCNT) ||
