@@ -327,7 +327,7 @@ struct soft_cpu {
         uint64_t look, saved_rax; /* while a page of the stack is looked for: thunk_stack_read */
         /* Code between translated code and C, in translate.c. */
         uintptr_t exit_host, exit_saved, exit_link, exit_link_saved, slow_host, slow_saved;
-        uintptr_t stack_read, stack_write;
+        uintptr_t stack_read, stack_write, second;
         /* Functions: the vector and x87 registers to soft_cpu.fpu, the host's MXCSR and an empty
          * x87 unit in their place; and back. */
         uintptr_t store_vectors, load_vectors;
@@ -349,6 +349,16 @@ static inline struct soft_cpu *soft_cpu_of(struct engine_vcpu *vcpu)
 static inline bool soft_code64(const struct soft_cpu *cpu)
 {
     return cpu->mode.code_bits == 64;
+}
+
+/*
+ * RF, which returns from faults have set, is for the next instruction, which is about to run (SDM
+ * vol. 3, 17.3.1.1). Where nothing looks for breakpoints (soft_mode.careful) it can go now: a fault
+ * has it in its image of the flags whatever it is here.
+ */
+static inline void soft_forget_resume(struct soft_cpu *cpu)
+{
+    cpu->rflags &= ~RFLAGS_RF;
 }
 
 /* A full barrier. Not the compiler's, which the thread sanitizer does not know. */

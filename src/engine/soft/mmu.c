@@ -226,8 +226,20 @@ static void context_clear_jump_word(struct soft_context *context, unsigned word,
         bitmap_clear(context->jumps_words, word);
 }
 
+static void context_clear_second(struct soft_context *context, bool keep_global)
+{
+    for (unsigned i = 0; i < SECOND_SLOTS / 64; i++) {
+        uint64_t keep = keep_global ? context->second_global[i] : 0;
+        for (uint64_t used = context->second_used[i] & ~keep; used; used &= used - 1)
+            context->second[i * 64 + (unsigned)__builtin_ctzll(used)] = (struct second_jump){0};
+        context->second_used[i] &= keep;
+        context->second_global[i] &= keep;
+    }
+}
+
 static void context_clear_jumps(struct soft_context *context, bool keep_global)
 {
+    context_clear_second(context, keep_global);
     for (unsigned i = 0; i < JUMP_SLOTS / 64 / 64; i++) {
         for (uint64_t words = context->jumps_words[i]; words; words &= words - 1) {
             unsigned word = i * 64 + (unsigned)__builtin_ctzll(words);
@@ -236,9 +248,10 @@ static void context_clear_jumps(struct soft_context *context, bool keep_global)
     }
 }
 
-/* Those of one page, and of instructions that cross into it from the one before. */
+/* Those of one page, and of instructions that cross into it from the one before; others may go. */
 static void context_drop_jumps(struct soft_context *context, uint64_t la)
 {
+    context_clear_second(context, false);
     unsigned first = (mmu_jump_slot(la) & ~(unsigned)PAGE_OFFSET) / 64;
     for (unsigned word = first; word < first + PAGE_BYTES / 64; word++)
         context_clear_jump_word(context, word, 0);
@@ -259,10 +272,20 @@ static bool is_global_code(const struct soft_cpu *cpu, uint64_t la)
     return known && known->found.global;
 }
 
-void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, bool crosses, uint32_t code)
+static void bitmap_put(uint64_t *bitmap, unsigned i, bool value)
+{
+    if (value)
+        bitmap_set(bitmap, i);
+    else
+        bitmap_clear(bitmap, i);
+}
+
+void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, bool crosses, uint32_t code,
+                  uint32_t unchecked)
 {
     struct soft_context *context = cpu->tlb->context;
-    unsigned slot = mmu_jump_slot(rip);
+    uint64_t key = rip | cpu->code_tag;
+    unsigned slot = mmu_jump_slot(rip), second = mmu_second_slot(key);
     if (!context)
         return;
     uint64_t la = (cpu->seg_base[SEG_CS] + rip) & cpu->mode.linear_mask;
@@ -270,11 +293,11 @@ void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, bool crosses, uint32_t cod
         is_global_code(cpu, la) && (!crosses || is_global_code(cpu, (la | PAGE_OFFSET) + 1));
     bitmap_set(context->jumps_used, slot);
     bitmap_set(context->jumps_words, slot / 64);
-    if (global)
-        bitmap_set(context->jumps_global, slot);
-    else
-        bitmap_clear(context->jumps_global, slot);
+    bitmap_put(context->jumps_global, slot, global);
     context->jumps[slot] = code;
+    bitmap_set(context->second_used, second);
+    bitmap_put(context->second_global, second, global);
+    context->second[second] = (struct second_jump){.rip = key, .code = unchecked};
 }
 
 void mmu_clear_jumps(struct soft_cpu *cpu)

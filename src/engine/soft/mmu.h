@@ -61,6 +61,21 @@ struct tlb_entry {
 #define JUMP_SLOTS 65536u
 
 /*
+ * Addresses that have a slot in common take it from each other, and kernels and programs have so
+ * many targets that some do. Where the code in the slot is not meant, the address is looked for
+ * here, by mmu_second_slot(): code is the offset of what needs no check.
+ */
+struct second_jump {
+    uint64_t rip; /* with soft_cpu.code_tag */
+    uint32_t code;
+};
+
+#define SECOND_BITS  9
+#define SECOND_SLOTS (1u << SECOND_BITS)
+#define SECOND_MULTIPLIER                                                                          \
+    0x9e3779b9u /* the upper bits of a product depend on all of the factor's */
+
+/*
  * The page of the stack that was accessed last, for looks that need not find its entry in the TLB:
  * an access of so many bytes is in it where it begins less than limits[] behind tag. None: they are
  * 0. Translated code sets it (translate.c), to what the TLB has; whatever takes translations from
@@ -91,6 +106,7 @@ struct stack_page {
 struct soft_context {
     struct tlb_entry tlb[TLB_ENTRIES];
     uint32_t jumps[JUMP_SLOTS];
+    struct second_jump second[SECOND_SLOTS];
     /* Bitmaps of what is in use, so that a flush costs no more than what there is. */
     uint64_t tlb_used[TLB_ENTRIES / 64];
     uint64_t tlb_words[TLB_ENTRIES / 64 / 64]; /* words of tlb_used that are not zero */
@@ -98,6 +114,7 @@ struct soft_context {
     uint64_t
         jumps_global[JUMP_SLOTS / 64]; /* to code in global pages, which outlive most flushes */
     uint64_t jumps_words[JUMP_SLOTS / 64 / 64]; /* words of jumps_used that are not zero */
+    uint64_t second_used[SECOND_SLOTS / 64], second_global[SECOND_SLOTS / 64];
     struct stack_page stack_read, stack_write;
     const struct soft_context *self;
     /* Of a kernel's: the bases of GS with which CLAC and STAC go on; NULL: not known. */
@@ -112,6 +129,11 @@ struct soft_context {
 static inline unsigned mmu_jump_slot(uint64_t rip)
 {
     return (unsigned)(rip >> 63 ? rip ^ rip >> 12 : rip) & (JUMP_SLOTS - 1);
+}
+
+static inline unsigned mmu_second_slot(uint64_t rip)
+{
+    return (uint32_t)rip * SECOND_MULTIPLIER >> (32 - SECOND_BITS);
 }
 
 #define SOFT_CPU_SPAN ((sizeof(struct soft_cpu) + 4095) & ~(size_t)4095)
@@ -153,8 +175,10 @@ size_t mmu_bytes(const struct soft_cpu *cpu);
 void mmu_use_one_entry(struct soft_cpu *cpu);
 
 /* Code was found to be at rip: indirect branches of the current context may go there. crosses: its
- * bytes are in the next page as well. code: its offset in the code cache. */
-void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, bool crosses, uint32_t code);
+ * bytes are in the next page as well. Offsets in the code cache: `code` checks whether it is meant,
+ * `unchecked` does not. */
+void mmu_set_jump(struct soft_cpu *cpu, uint64_t rip, bool crosses, uint32_t code,
+                  uint32_t unchecked);
 /* No indirect branch finds translated code any more. */
 void mmu_clear_jumps(struct soft_cpu *cpu);
 

@@ -517,7 +517,7 @@ static bool may_translate(struct soft_cpu *cpu, struct block *block)
         if (!translate_block(cpu, block) || !block->code)
             return false;
     }
-    return cpu->tlb->context && !(cpu->rflags & RFLAGS_RF);
+    return cpu->tlb->context != NULL;
 }
 
 static void run_instructions(struct soft_cpu *cpu)
@@ -531,6 +531,7 @@ static void run_instructions(struct soft_cpu *cpu)
         run_careful(cpu);
         return;
     }
+    soft_forget_resume(cpu);
     struct block *block = block_find(cpu);
     /* Translated code looks for events, perhaps before the first instruction. */
     if (!shadow && may_translate(cpu, block))

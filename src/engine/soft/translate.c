@@ -340,6 +340,29 @@ NAKED static void thunk_stack_write(void)
     __asm__ volatile(STACK_LOOK("write_page", "write_tag") : : STACK_FIELDS);
 }
 
+/* The code that a jump table has led to is not that of R10: in the second table? As
+ * mmu_second_slot(). Flags are in memory. */
+NAKED static void thunk_second(void)
+{
+    __asm__ volatile("imull $%c[multiplier], %%r10d, %%r11d\n\t"
+                     "shrl $%c[shift], %%r11d\n\t"
+                     "shll $4, %%r11d\n\t"
+                     "cmpq %%gs:%c[second_rip](%%r11), %%r10\n\t"
+                     "jne 1f\n\t"
+                     "movl %%gs:%c[second_code](%%r11), %%r11d\n\t"
+                     "addq %%gs:%c[code], %%r11\n\t"
+                     "jmpq *%%r11\n\t"
+                     "1:\n\t"
+                     "jmpq *%%gs:%c[exit]\n\t"
+                     :
+                     : [multiplier] "i"(SECOND_MULTIPLIER), [shift] "i"(32 - SECOND_BITS),
+                       [second_rip] "i"(GS_CONTEXT(second) + offsetof(struct second_jump, rip)),
+                       [second_code] "i"(GS_CONTEXT(second) + offsetof(struct second_jump, code)),
+                       [code] "i"(GS(translated.code)), [exit] "i"(GS(translated.exit_saved)));
+}
+
+_Static_assert(sizeof(struct second_jump) == 16, "thunk_second() shifts by 4");
+
 /* --- flags --- */
 
 /* What translated code has done that is not where C looks for it. */
@@ -432,8 +455,8 @@ static void enter_block(struct soft_cpu *cpu, const struct block *block, const s
 static bool may_jump(const struct soft_cpu *cpu)
 {
     return cpu->tlb->context && !cpu->code_tag && cpu->mode.translatable && !cpu->mode.careful &&
-           !cpu->no_interrupt && !(cpu->rflags & RFLAGS_RF) && cpu->activity == SOFT_ACTIVE &&
-           soft_canonical(cpu->rip) && !soft_cpu_has_events(cpu);
+           !cpu->no_interrupt && cpu->activity == SOFT_ACTIVE && soft_canonical(cpu->rip) &&
+           !soft_cpu_has_events(cpu);
 }
 
 static void load_gs(const struct translator *t, const void *base)
@@ -508,6 +531,7 @@ __attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint
     flags_to_code(cpu);
     if (stopped || !may_jump(cpu))
         return STEP_LEAVE;
+    soft_forget_resume(cpu);
     enter_context(cpu);
     uint32_t code = cpu->tlb->context->jumps[mmu_jump_slot(cpu->rip)];
     cpu->translated.resume = (uintptr_t)cpu->translated.code + code;
@@ -544,7 +568,8 @@ static void connect(struct soft_cpu *cpu, const struct block *block)
         t->stats.links++;
     } else {
         mmu_set_jump(cpu, block->rip, block->next_current != NULL,
-                     (uint32_t)(block->indirect - t->executable));
+                     (uint32_t)(block->indirect - t->executable),
+                     (uint32_t)(block->saved - t->executable));
     }
 }
 
@@ -559,12 +584,12 @@ void translate_run(struct soft_cpu *cpu, struct block *block)
     cpu->translated.resume = (uintptr_t)block->code;
     flags_to_code(cpu);
     t->left_at = translate_enter();
+    state_from_code(cpu);
     if (!soft_code64(cpu)) /* what came by the jump table has a tag */
         cpu->rip = (uint32_t)cpu->rip;
     t->left_for = cpu->rip | cpu->code_tag;
     t->left_key = cpu->block_key;
     t->left = true;
-    state_from_code(cpu);
     if (!soft_canonical(cpu->rip) && !t->left_at)
         undo_indirect(cpu);
 }
@@ -767,6 +792,7 @@ int translate_init(struct soft_cpu *cpu, struct err *err)
     x->slow_saved = (uintptr_t)thunk_slow_saved;
     x->stack_read = (uintptr_t)thunk_stack_read;
     x->stack_write = (uintptr_t)thunk_stack_write;
+    x->second = (uintptr_t)thunk_second;
     x->code = t->executable;
     emit_jmp_gs(&(struct emit){t->writable}, GS(translated.exit_saved));
     t->used = CODE_START;

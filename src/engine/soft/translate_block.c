@@ -5,7 +5,7 @@
  * for its handler; and blocks that follow are taken with it (translate_trace.c). Then, backwards,
  * which flags matter before each. Then the code, forwards:
  *
- *     indirect entry: is R10 the block's address? else leave
+ *     indirect entry: is R10 the block's address? else it is looked for in the second table
  *     saved entry:    the flags are in memory
  *     entry:          instructions ...
  *                     branch: jumps within the page, jumps through the table of the context
@@ -511,9 +511,12 @@ static void emit_stub(struct job *job, struct stub *stub)
     }
 }
 
-/* Is anything done without a handler? */
+/* Is anything done without a handler, or is it one for a branch (IRET, for one), behind which
+ * translated code goes on without the run loop? */
 static bool is_worth(const struct job *job)
 {
+    if (job->insns[job->count - 1]->opcode->attr & ATTR_BRANCH)
+        return true;
     for (unsigned i = 0; i < job->count; i++) {
         if (job->way[i] != WAY_HANDLER && job->way[i] != WAY_END)
             return true;
@@ -559,7 +562,7 @@ bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit
         emit_bytes(e, (const uint8_t[]){0x90, 0x90, 0x90, 0x90, 0x90}, 5);
     /* The first one, that of the indirect entry, has R10 already. */
     emit_lead(job.stubs[0].from, e->at);
-    emit_jmp_gs(e, GS(translated.exit_saved));
+    emit_jmp_gs(e, GS(translated.second));
     for (unsigned i = 1; i < job.stub_count; i++) /* they become more */
         emit_stub(&job, &job.stubs[i]);
     emit_link_entries(&job);

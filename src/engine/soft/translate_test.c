@@ -13,18 +13,19 @@
 #include "engine/soft/test_cpu.h"
 #include "engine/soft/translate.h"
 
-#define CODE        0x200000u
-#define CODE_BYTES  0x2000u
-#define PAGE_END    (CODE + 0x1000u)
-#define FUNCTION    (CODE + 0xa00u) /* that is called */
-#define SCRATCH     (CODE + 0xc00u) /* data in the pages of the code: here and a page further */
-#define DATA        0x300000u
-#define DATA_PAGES  16u
-#define DATA_BYTES  (DATA_PAGES << 12)
-#define READ_ONLY   5u /* pages of it */
-#define NOT_PRESENT 9u
-#define STACK       (DATA + 0xd000u) /* about there */
-#define TABLES      0x10000u
+#define CODE         0x200000u
+#define CODE_BYTES   0x2000u
+#define PAGE_END     (CODE + 0x1000u)
+#define FUNCTION     (CODE + 0xa00u) /* that is called */
+#define FAR_FUNCTION (FUNCTION + 0x10000u)
+#define SCRATCH      (CODE + 0xc00u) /* data in the pages of the code: here and a page further */
+#define DATA         0x300000u
+#define DATA_PAGES   16u
+#define DATA_BYTES   (DATA_PAGES << 12)
+#define READ_ONLY    5u /* pages of it */
+#define NOT_PRESENT  9u
+#define STACK        (DATA + 0xd000u) /* about there */
+#define TABLES       0x10000u
 /* Of a kind. The thread sanitizer is slow here, and there is but one thread. */
 #ifdef __SANITIZE_THREAD__
 #define LOOPS 40
@@ -1513,6 +1514,94 @@ static void test_crossing(void)
     is_int(again(), 0x44886611, "and one of a page that was not mapped");
 }
 
+/* mov $target, %edx; call *%rdx */
+static void put_call_of(uint32_t target)
+{
+    put(0xba);
+    put32(target);
+    put(0xff);
+    put(0xd2);
+}
+
+/* add $, %eax; ret */
+static void put_function(uint64_t gpa, uint8_t adds)
+{
+    put_bytes(gpa, (const uint8_t[]){0x83, 0xc0, adds, 0xc3}, 4);
+}
+
+static void map_far_function(uint64_t gpa)
+{
+    test_put(guest.ram, TABLES + 0x3000 + (FAR_FUNCTION - CODE) / 4096 * 8, gpa | PTE, 8);
+}
+
+/* RAX when it has run once more from 0 on, and how often the run loop has entered its code. */
+static uint64_t run_calls(uint64_t *entered)
+{
+    struct translate_stats before, after;
+    translate_stats(cpu, &before);
+    cpu->gpr[CPU_RAX] = 0;
+    uint64_t result = again();
+    translate_stats(cpu, &after);
+    *entered = after.entered - before.entered;
+    return result;
+}
+
+/* Two functions whose addresses have a slot of the jump table in common. */
+static void test_second(void)
+{
+    const uint64_t far = FAR_FUNCTION & ~4095u, other = far + 0x1000, offset = FAR_FUNCTION & 4095;
+    uint64_t entered;
+    is_int(mmu_jump_slot(FUNCTION), mmu_jump_slot(FAR_FUNCTION), "one slot for two addresses");
+    len = 0;
+    origin = CODE;
+    put_call_of(FUNCTION);
+    put_call_of(FAR_FUNCTION);
+    put(0xff); /* dec %ecx */
+    put(0xc9);
+    patch_branch(put_branch(5), 0);
+    put(0xe6);
+    put(0x80);
+    put(0xf4);
+    memset(&start, 0, sizeof(start));
+    memcpy(start.code, code, len);
+    start.gpr[CPU_RSP] = STACK;
+    start.rip = origin;
+    start.rflags = RFLAGS_FIXED | RFLAGS_IOPL;
+    start.fpu = cpu->fpu;
+    set_state();
+    put_function(FUNCTION, 1);
+    put_function(far + offset, 16);
+    put_function(other + offset, 32);
+    map_far_function(far);
+    translate_configure(cpu, &(struct translate_options){.runs = 1});
+    is_int(run_calls(&entered), ROUNDS * 17, "both are called");
+    run_calls(&entered);
+    is_int(run_calls(&entered), ROUNDS * 17, "and again");
+    ok(entered <= 3, "without the run loop");
+    map_far_function(other);
+    mmu_invlpg(cpu, FAR_FUNCTION);
+    is_int(run_calls(&entered), ROUNDS * 33, "INVLPG: the other one");
+    run_calls(&entered);
+    is_int(run_calls(&entered), ROUNDS * 33, "and again");
+    ok(entered <= 3, "without the run loop");
+    map_far_function(far);
+    mmu_cr3_written(cpu, false);
+    is_int(run_calls(&entered), ROUNDS * 17, "CR3: the first one");
+    run_calls(&entered);
+    put_function(far + offset, 64);
+    is_int(run_calls(&entered), ROUNDS * 65, "a change of it is seen");
+    run_calls(&entered);
+    block_cache_flush(cpu);
+    is_int(run_calls(&entered), ROUNDS * 65, "and that all code has been forgotten");
+    /* The same 32 bits of another address, in the last round, have both slots in common; the code
+     * there is of zeros, and faults. mov $, %edx; cmp $1, %ecx; jne over; bts $32, %rdx;
+     * over: call *%rdx; dec %ecx; jnz origin */
+    static const uint8_t last[] = {0xba, 0,    0x0a, 0x21, 0,    0x83, 0xf9, 1,    0x75, 5,   0x48,
+                                   0x0f, 0xba, 0xea, 32,   0xff, 0xd2, 0xff, 0xc9, 0x75, 0xeb};
+    put_bytes(CODE, last, sizeof(last));
+    is_int(run_calls(&entered), (ROUNDS - 1) * 64, "another address that has the same slots");
+}
+
 static unsigned loops_wanted(void)
 {
     const char *from = getenv("HULL_TEST_SEED"), *loops = getenv("HULL_TEST_LOOPS");
@@ -1533,6 +1622,7 @@ static void tests(void)
     test_side_exit();
     test_smap();
     test_crossing();
+    test_second();
     test_random(loops);
 }
 
