@@ -108,26 +108,34 @@ static bool is_translatable(const struct soft_cpu *cpu)
            cpu->seg_base[SEG_DS] == 0 && cpu->seg_base[SEG_SS] == 0;
 }
 
+/* 64-bit code has no use for limits, nor for bases but these: every system call comes here. */
+static void update_segments_64(struct soft_cpu *cpu)
+{
+    for (unsigned i = 0; i < SEG_COUNT; i++)
+        cpu->seg_base[i] = i == SEG_FS || i == SEG_GS ? cpu->seg[i].base : 0;
+    cpu->seg_flat = cpu->seg_flat_write = (1u << SEG_COUNT) - 1;
+    cpu->seg_64k = cpu->seg_64k_write = 0;
+    cpu->code_flat = cpu->code_keyed = true;
+    cpu->code_tag = 0;
+}
+
 static void update_segments(struct soft_cpu *cpu)
 {
-    bool code64 = cpu->mode.code_bits == 64;
-    uint32_t start = code64 ? 0 : (uint32_t)cpu->seg[SEG_CS].base;
+    uint32_t start = (uint32_t)cpu->seg[SEG_CS].base;
     cpu->seg_flat = cpu->seg_flat_write = cpu->seg_64k = cpu->seg_64k_write = 0;
     for (unsigned i = 0; i < SEG_COUNT; i++) {
         const struct cpu_segment *s = &cpu->seg[i];
-        bool based = !code64 || i == SEG_FS || i == SEG_GS;
-        cpu->seg_base[i] = based ? s->base : 0;
-        cpu->seg_flat |= (uint8_t)((code64 || is_open(s, UINT32_MAX, false)) << i);
-        cpu->seg_flat_write |= (uint8_t)((code64 || is_open(s, UINT32_MAX, true)) << i);
+        cpu->seg_base[i] = s->base;
+        cpu->seg_flat |= (uint8_t)(is_open(s, UINT32_MAX, false) << i);
+        cpu->seg_flat_write |= (uint8_t)(is_open(s, UINT32_MAX, true) << i);
         cpu->seg_64k |= (uint8_t)(is_open(s, UINT16_MAX, false) << i);
         cpu->seg_64k_write |= (uint8_t)(is_open(s, UINT16_MAX, true) << i);
     }
-    cpu->code_flat = code64 || cpu->seg[SEG_CS].limit == UINT32_MAX;
+    cpu->code_flat = cpu->seg[SEG_CS].limit == UINT32_MAX;
     bool usual = cpu->mode.code_bits == 16 && cpu->seg[SEG_CS].limit == UINT16_MAX;
-    bool from_0 = code64 || (start == 0 && !usual);
+    bool from_0 = start == 0 && !usual;
     cpu->code_tag = from_0 ? 0 : (uint64_t)~start << 32;
     cpu->code_keyed = (cpu->code_flat || usual) && (from_0 || cpu->code_tag);
-    cpu->mode.translatable = is_translatable(cpu);
 }
 
 void soft_cpu_update(struct soft_cpu *cpu)
@@ -144,7 +152,11 @@ void soft_cpu_update(struct soft_cpu *cpu)
     m->linear_mask = m->code_bits == 64 ? UINT64_MAX : UINT32_MAX;
     m->careful = cpu->rflags & RFLAGS_TF || cpu->dr[7] & 0xff ||
                  (cpu->debug.on && (cpu->debug.want.step || cpu->debug.want.hw_count > 0));
-    update_segments(cpu);
+    if (m->code_bits == 64)
+        update_segments_64(cpu);
+    else
+        update_segments(cpu);
+    m->translatable = is_translatable(cpu);
     if (cpu->tlb)
         mmu_select(cpu);
     soft_cpu_update_key(cpu);
