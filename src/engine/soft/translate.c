@@ -369,7 +369,8 @@ _Static_assert(sizeof(struct second_jump) == 16, "thunk_second() shifts by 4");
 static void state_from_code(struct soft_cpu *cpu)
 {
     set_flags(cpu, cpu->translated.flags);
-    if (cpu->translated.gs != mmu_gs_base(cpu->tlb->context)) /* STAC, CLAC */
+    const struct soft_context *context = cpu->tlb->context; /* NULL: by a handler, just now */
+    if (context && cpu->translated.gs != mmu_gs_base(context)) /* STAC, CLAC */
         mmu_select(cpu);
 }
 
