@@ -30,7 +30,7 @@
 #define OFFSET_SMI_STATUS   0x34u
 
 /* The status bit is set whenever the top bit of the timer changes (ACPI 6.4, 4.8.2.1). */
-#define TIMER_MASK      ((1u << PM_TIMER_BITS) - 1)
+#define TIMER_MASK      (UINT32_MAX >> (32 - PM_TIMER_BITS))
 #define TIMER_HALF_BITS (PM_TIMER_BITS - 1)
 
 static const struct state_field pm_fields[] = {
@@ -265,6 +265,7 @@ void pm_fini(struct pm *pm)
 
 void pm_reset(struct pm *pm)
 {
+    pm->state->timer_offset -= timer_ticks(pm);
     pm->state->timer_seen = timer_ticks(pm);
     pm_update(pm);
 }

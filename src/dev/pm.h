@@ -4,7 +4,7 @@
  * and control registers, PM timer, GPE0. A part of the LPC bridge, which places it and under whose
  * lock it works.
  *
- *     +0x00 PM1a event block (4 bytes)   +0x04 PM1a control (2)   +0x08 PM timer (4, 24 bits used)
+ *     +0x00 PM1a event block (4 bytes)   +0x04 PM1a control (2)   +0x08 PM timer (4)
  *     +0x20 GPE0 block (16 bytes)        +0x30 SMI control
  */
 #ifndef HULL_DEV_PM_H
@@ -22,8 +22,12 @@
 /* Where the SCI goes after reset. */
 #define PM_SCI_GSI 9u
 
-/* The timer is 24 bits wide: the FADT's TMR_VAL_EXT stays clear. */
-#define PM_TIMER_BITS 24u
+/*
+ * The timer is 32 bits wide, which the FADT's TMR_VAL_EXT says, though the ICH9's has 24: those
+ * wrap every 4.7 seconds, and there are guests that compare without a thought of it (memtest86+
+ * waits for a million reads when it meets one). It begins at 0.
+ */
+#define PM_TIMER_BITS 32u
 #define PM_TIMER_HZ   3579545u
 
 /*

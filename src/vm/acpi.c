@@ -123,6 +123,7 @@ static uint64_t table_end(struct table *t)
 #define FLAG_WBINVD          (1u << 0)
 #define FLAG_C1              (1u << 2)
 #define FLAG_NO_SLEEP_BUTTON (1u << 5) /* power button and RTC are of fixed hardware */
+#define FLAG_TIMER_32        (1u << 8)
 #define FLAG_RESET_REGISTER  (1u << 10)
 #define FLAG_APIC_CLUSTER    (1u << 18)
 #define APIC_FLAT_MAX        8 /* CPUs that flat logical destinations reach */
@@ -149,6 +150,7 @@ static uint64_t build_fadt(struct area *area, const struct acpi_params *params, 
                            uint64_t dsdt)
 {
     static_assert(LAYOUT_GSI_SCI == PM_SCI_GSI, "the SCI of the layout is that of the device");
+    static_assert(PM_TIMER_BITS == 32, "the timer has the width that its flag says");
     const uint16_t pm = LAYOUT_PORT_PM_BASE;
     uint8_t f[FADT_LEN] = {0};
     struct table t;
@@ -169,7 +171,8 @@ static uint64_t build_fadt(struct area *area, const struct acpi_params *params, 
     store_le16(f + FADT_C3_LATENCY, NO_C2);
     f[FADT_CENTURY] = CMOS_CENTURY;
     store_le16(f + FADT_PC_FLAGS, PC_LEGACY_DEVICES | PC_NO_VGA);
-    store_le32(f + FADT_FLAGS, FLAG_WBINVD | FLAG_C1 | FLAG_NO_SLEEP_BUTTON | FLAG_RESET_REGISTER |
+    store_le32(f + FADT_FLAGS, FLAG_WBINVD | FLAG_C1 | FLAG_NO_SLEEP_BUTTON | FLAG_TIMER_32 |
+                                   FLAG_RESET_REGISTER |
                                    (params->cpus > APIC_FLAT_MAX ? FLAG_APIC_CLUSTER : 0));
     store_port(f + FADT_RESET, LAYOUT_PORT_RESET, 1, ACCESS_BYTE);
     f[FADT_RESET_VALUE] = RESET_FULL;

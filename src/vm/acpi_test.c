@@ -121,6 +121,7 @@ static void check_fadt(const uint8_t *fadt, unsigned cpus)
     ok(load_le32(fadt + 112) & 1 << 10, "reset register is supported");
     is_int(load_le32(fadt + 112) & 0x70, 0x20,
            "power button and RTC alarm are in the PM1 registers");
+    ok(load_le32(fadt + 112) & 1 << 8, "the timer has 32 bits");
     is_int(!!(load_le32(fadt + 112) & 1 << 18), cpus > 8, "APIC clusters from 9 CPUs on");
     const uint8_t *facs = guest(load_le32(fadt + 36), 64);
     ok(load_le32(fadt + 36) % 64 == 0 && facs && memcmp(facs, "FACS", 4) == 0, "FACS");
