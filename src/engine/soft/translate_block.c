@@ -255,6 +255,17 @@ static unsigned loaded(const struct job *job, const struct translate_group *g)
     return found;
 }
 
+/* The look of one that does not begin on the stack. */
+static struct look emit_look_for_group(struct job *job, const struct translate_group *g)
+{
+    const struct insn *insn = job->insns[g->first];
+    unsigned to = loaded(job, g);
+    assert(insn->is_mem);
+    if (to == GPR_ZERO)
+        return emit_look(job, insn, g->before, g->bytes, g->write);
+    return emit_look_for_load(job, insn, g->before, g->bytes, g->write, to);
+}
+
 /* The look into the TLB for a whole group. */
 static void emit_group_begin(struct job *job, const struct translate_group *g)
 {
@@ -276,15 +287,9 @@ static void emit_group_begin(struct job *job, const struct translate_group *g)
         emit_stack_lea(job, R10, CPU_RSP, g->before);
         look.miss = emit_stack_lookup(job, g->bytes, g->write);
         break;
-    default: {
-        unsigned to = loaded(job, g);
-        assert(insn->is_mem);
-        if (to != GPR_ZERO)
-            look = emit_look_for_load(job, insn, g->before, g->bytes, g->write, to);
-        else
-            look = emit_look(job, insn, g->before, g->bytes, g->write);
+    default:
+        look = emit_look_for_group(job, g);
         break;
-    }
     }
     struct stub *stub = add_stub(job, STUB_UNGROUPED, look.miss);
     stub->group = g;

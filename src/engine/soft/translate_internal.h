@@ -63,8 +63,8 @@ enum vectors {
 size_t translate_stub_bytes(void);
 
 /*
- * A block's code, at e->at: sets block->code. False where there is none to be had: its first
- * instruction is one for a handler. translate_block.c
+ * A block's code, at e->at: sets block->code. False where it would be none but for handlers, behind
+ * which the run loop goes on. translate_block.c
  */
 bool translate_emit_block(struct soft_cpu *cpu, struct block *block, struct emit *e);
 
