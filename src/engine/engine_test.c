@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -60,11 +61,13 @@ struct machine {
     int marks; /* atomic */
     int kick_cpu;
     bool kick_on_read;
+    sigset_t blocked; /* signals, during the last access */
 };
 
 static void record(struct machine *m, char kind, uint64_t addr, unsigned size, uint32_t count,
                    const void *data)
 {
+    pthread_sigmask(SIG_BLOCK, NULL, &m->blocked);
     if (m->access_count < ACCESSES_MAX)
         m->accesses[m->access_count++] = (struct access){
             .kind = kind, .addr = addr, .size = size, .count = count, .value = load_le(data, size)};
@@ -215,6 +218,9 @@ static void test_pio(void)
     ok(in >= 3, "rep insw takes its words");
     mem_read(m->mem, GPA(DATA + 0x10), &got, 2);
     is_int(got & 0xffff, 0x7788, "and stores them");
+    if (!is_kvm())
+        ok(sigismember(&m->blocked, SIGALRM) && !sigismember(&m->blocked, SIGSEGV),
+           "signals wait, but not those of faults");
     machine_free(m);
 }
 
