@@ -336,7 +336,8 @@ struct soft_cpu {
         uint8_t link_saved; /* exit_link_saved it was */
         uint8_t vectors;    /* enum vectors: registers that hold the guest's state */
         uint32_t attention; /* atomic: events may be pending; translated code leaves */
-        uint32_t indirect;  /* the last indirect branch: offset of its insn in the arena */
+        uint32_t indirect;  /* offset, in the arena, of the indirect branch that has left for RIP;
+                             * or NO_INDIRECT */
         uint16_t flags;     /* the guest's arithmetic flags: AH and AL of LAHF and SETO */
     } translated;
 };

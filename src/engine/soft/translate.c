@@ -369,7 +369,7 @@ _Static_assert(sizeof(struct second_jump) == 16, "thunk_second() shifts by 4");
 static void state_from_code(struct soft_cpu *cpu)
 {
     set_flags(cpu, cpu->translated.flags);
-    const struct soft_context *context = cpu->tlb->context; /* NULL: by a handler, just now */
+    const struct soft_context *context = cpu->tlb->context;    /* NULL: by a handler, just now */
     if (context && cpu->translated.gs != mmu_gs_base(context)) /* STAC, CLAC */
         mmu_select(cpu);
 }
@@ -493,6 +493,7 @@ __attribute__((used)) static enum step translate_step(struct soft_cpu *cpu, uint
     const struct insn *insn = block_insn_at(cpu, offset & ~SLOW_VECTORS);
     const struct block *block = translate_block_of(insn);
     unsigned wanted = offset & SLOW_VECTORS;
+    cpu->translated.indirect = NO_INDIRECT;
     state_from_code(cpu);
     const struct soft_context *context = cpu->tlb->context;
     if (wanted && !(wanted & ~vectors_allowed(cpu))) /* and what the code before relies on */
@@ -591,7 +592,7 @@ void translate_run(struct soft_cpu *cpu, struct block *block)
     t->left_for = cpu->rip | cpu->code_tag;
     t->left_key = cpu->block_key;
     t->left = true;
-    if (!soft_canonical(cpu->rip) && !t->left_at)
+    if (!soft_canonical(cpu->rip) && cpu->translated.indirect != NO_INDIRECT)
         undo_indirect(cpu);
 }
 

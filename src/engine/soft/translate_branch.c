@@ -38,11 +38,21 @@ static void emit_jump_to_code(struct emit *e)
     emit_bytes(e, (const uint8_t[]){0x41, 0xff, 0xe3}, 3); /* jmp *%r11 */
 }
 
+/* movl $, %gs:indirect */
+static void emit_indirect_is(struct emit *e, uint32_t offset)
+{
+    emit8(e, 0x65);
+    emit8(e, 0xc7);
+    emit_gs_operand(e, 0, GS(translated.indirect));
+    emit32(e, offset);
+}
+
 void emit_through_table(struct job *job, uint64_t rip)
 {
     struct emit *e = job->e;
     flags_to_memory(job);
-    if (is_beyond_64k(job, rip)) {
+    if (is_beyond_64k(job, rip) || !soft_canonical(rip)) {
+        emit_indirect_is(e, NO_INDIRECT);
         emit_mov_imm(e, R10, rip);
         emit_jmp_gs(e, GS(translated.exit_saved));
         return;
@@ -173,10 +183,7 @@ static void emit_indirect(struct job *job, const struct insn *insn)
         emit_mov_imm(e, R11, job->tag);
         emit_rr64(e, 0x09, R11, R10); /* or %r11, %r10 */
     }
-    emit8(e, 0x65); /* movl $, %gs:indirect */
-    emit8(e, 0xc7);
-    emit_gs_operand(e, 0, GS(translated.indirect));
-    emit32(e, block_insn_offset(job->cpu, insn));
+    emit_indirect_is(e, block_insn_offset(job->cpu, insn));
     emit_slot(job);
     emit_bytes(e, (const uint8_t[]){0x65, 0x46, OP_LOAD, 0x1c, 0x9d}, 5);
     emit32(e, (uint32_t)GS_CONTEXT(jumps)); /* mov %gs:jumps(, %r11, 4), %r11d */

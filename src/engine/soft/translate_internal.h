@@ -54,6 +54,10 @@ enum vectors {
  * but registers are wanted, enum vectors; offset says the instruction that is to be run on them. */
 #define SLOW_VECTORS 7u
 
+/* soft_translated.indirect: where code is left by another way for an address that is not canonical,
+ * so that fetching there is what raises #GP, and not a branch. */
+#define NO_INDIRECT UINT32_MAX
+
 /* Offsets from %gs: */
 #define GS(field)         offsetof(struct soft_cpu, field)
 #define GS_GPR(n)         (offsetof(struct soft_cpu, gpr) + 8 * (size_t)(n))

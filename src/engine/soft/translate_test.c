@@ -26,6 +26,7 @@
 #define NOT_PRESENT  9u
 #define STACK        (DATA + 0xd000u) /* about there */
 #define TABLES       0x10000u
+#define EDGE_MEMORY  0x600000u /* 2 MiB whose last page is the last one of the lower half */
 /* Of a kind. The thread sanitizer is slow here, and there is but one thread. */
 #ifdef __SANITIZE_THREAD__
 #define LOOPS 40
@@ -733,6 +734,10 @@ static void map_pages(void)
     /* 4 GiB above the data other memory can be read, for whoever loses a carry. */
     test_put(guest.ram, TABLES + 0x1020, (TABLES + 0x4000) | PTE, 8);
     test_put(guest.ram, TABLES + 0x4008, LARGE | (PTE & ~WRITABLE), 8);
+    /* The last page of the lower half, by tables that are there already. */
+    test_put(guest.ram, TABLES + 255 * 8, (TABLES + 0x1000) | PTE, 8);
+    test_put(guest.ram, TABLES + 0x1000 + 511 * 8, (TABLES + 0x4000) | PTE, 8);
+    test_put(guest.ram, TABLES + 0x4000 + 511 * 8, EDGE_MEMORY | LARGE | PTE, 8);
     unsigned code_entry = kernel ? PTE & ~USER : PTE;
     test_put(guest.ram, TABLES + 0x3000, CODE | code_entry, 8);
     test_put(guest.ram, TABLES + 0x3008, PAGE_END | code_entry, 8);
@@ -1454,6 +1459,58 @@ static void test_smap(void)
     set_kind(0);
 }
 
+/* Where code at an address ends, and with what in the registers, when it has run so many times. */
+static uint64_t edge_of(uint64_t rip, unsigned times, uint64_t gpr[16])
+{
+    struct engine_exit exit;
+    for (unsigned i = 0; i < times; i++) {
+        memcpy(cpu->gpr, start.gpr, sizeof(start.gpr));
+        cpu->rip = rip;
+        cpu->activity = SOFT_ACTIVE;
+        cpu->delivering = -1;
+        soft_vcpu_run(&cpu->base, &exit);
+        if (exit.kind != ENGINE_EXIT_TRIPLE_FAULT)
+            return 0;
+    }
+    memcpy(gpr, cpu->gpr, 16 * sizeof(*gpr));
+    return cpu->rip;
+}
+
+/* Code that has branched indirectly, and comes out of the lower half by another way, translated as
+ * it does by handlers. */
+static void test_edge(void)
+{
+    /* call *%rdx; dec %ecx; jnz to the start, and a way on; at the start of the page: ret */
+    static const uint8_t loop[] = {0xff, 0xd2, 0xff, 0xc9, 0x75, 0xfa};
+    static const struct {
+        unsigned len;
+        uint8_t code[5];
+        const char *what;
+    } ways[] = {
+        {2, {0xeb, 0x10}, "a jump out of the lower half"               },
+        {2, {0x74, 0x10}, "a conditional one"                          },
+        {5, {0xe8, 0x10}, "a call"                                     },
+        {2, {0x90, 0x90}, "code that ends there"                       },
+        {2, {0x9c, 0x9d}, "and whose last instruction is for a handler"}, /* pushf; popf */
+    };
+    const uint64_t edge = 1ULL << 47, page = EDGE_MEMORY + 0x1ff000;
+    for (unsigned i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+        uint64_t at = edge - ways[i].len - sizeof(loop), gpr[16], same[16];
+        put_bytes(page + (at & 0xfff), loop, sizeof(loop));
+        put_bytes(page + 0x1000 - ways[i].len, ways[i].code, ways[i].len);
+        put_bytes(page, (const uint8_t[]){0xc3}, 1);
+        make_start();
+        start.gpr[CPU_RCX] = ROUNDS;
+        start.gpr[CPU_RDX] = edge - 0x1000;
+        set_state();
+        translate_configure(cpu, &(struct translate_options){.off = true});
+        uint64_t rip = edge_of(at, 1, gpr);
+        translate_configure(cpu, &(struct translate_options){.runs = 1});
+        ok(rip >= at && edge_of(at, 4, same) == rip && memcmp(same, gpr, sizeof(gpr)) == 0,
+           ways[i].what);
+    }
+}
+
 /* RAX when the code at origin, which is a loop, has run once more. */
 static uint64_t again(void)
 {
@@ -1620,6 +1677,7 @@ static void tests(void)
     test_pointers(loops);
     test_lowest_displacement();
     test_side_exit();
+    test_edge();
     test_smap();
     test_crossing();
     test_second();

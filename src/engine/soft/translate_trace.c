@@ -109,14 +109,22 @@ struct block *part_at(const struct job *job, unsigned i)
     return NULL;
 }
 
+/* A branch out of the half of the address space that code is in raises #GP, before anything else
+ * that it does. */
+static bool leaves_half(const struct job *job, const struct insn *insn, enum way way)
+{
+    return (way == WAY_JMP || way == WAY_CALL) && !soft_canonical(target_of(job, insn));
+}
+
 static void add_part(struct job *job, struct block *b)
 {
     job->first[job->part_count] = (uint8_t)job->count;
     job->parts[job->part_count++] = b;
     for (unsigned i = 0; i < b->count; i++) {
-        job->way[job->count] =
-            (uint8_t)translate_way_of(job->t, &b->insns[i], job->cpu->mode.code_bits);
-        job->insns[job->count++] = &b->insns[i];
+        const struct insn *insn = &b->insns[i];
+        enum way way = translate_way_of(job->t, insn, job->cpu->mode.code_bits);
+        job->way[job->count] = (uint8_t)(leaves_half(job, insn, way) ? WAY_HANDLER : way);
+        job->insns[job->count++] = insn;
     }
 }
 
