@@ -30,7 +30,6 @@
 #define OFFSET_SMI_STATUS   0x34u
 
 /* The status bit is set whenever the top bit of the timer changes (ACPI 6.4, 4.8.2.1). */
-#define TIMER_MASK      (UINT32_MAX >> (32 - PM_TIMER_BITS))
 #define TIMER_HALF_BITS (PM_TIMER_BITS - 1)
 
 static const struct state_field pm_fields[] = {
@@ -144,7 +143,7 @@ static uint32_t read_doubleword(struct pm *pm, uint64_t offset)
     case PM_OFFSET_CONTROL:
         return state->pm1_control;
     case PM_OFFSET_TIMER:
-        return timer_ticks(pm) & TIMER_MASK;
+        return (uint32_t)timer_ticks(pm);
     case PM_OFFSET_GPE0:
     case PM_OFFSET_GPE0 + 4:
         return load_le32(&state->gpe0_status[offset - PM_OFFSET_GPE0]);
@@ -266,7 +265,7 @@ void pm_fini(struct pm *pm)
 void pm_reset(struct pm *pm)
 {
     pm->state->timer_offset -= timer_ticks(pm);
-    pm->state->timer_seen = timer_ticks(pm);
+    pm->state->timer_seen = 0;
     pm_update(pm);
 }
 
