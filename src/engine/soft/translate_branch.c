@@ -52,7 +52,8 @@ void emit_through_table(struct job *job, uint64_t rip)
     struct emit *e = job->e;
     flags_to_memory(job);
     if (is_beyond_64k(job, rip) || !soft_canonical(rip)) {
-        emit_indirect_is(e, NO_INDIRECT);
+        if (!soft_canonical(rip))
+            emit_indirect_is(e, NO_INDIRECT);
         emit_mov_imm(e, R10, rip);
         emit_jmp_gs(e, GS(translated.exit_saved));
         return;
