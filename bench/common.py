@@ -37,12 +37,15 @@ class Figures:
     def add(self, who, what, value):
         self._values[who, what].append(value)
 
+    def values(self, who, what):
+        return self._values.get((who, what), [])
+
     def median(self, who, what):
-        values = self._values.get((who, what))
+        values = self.values(who, what)
         return statistics.median(values) if values else None
 
     def text(self, who, what, digits=1):
-        values = self._values.get((who, what))
+        values = self.values(who, what)
         if not values:
             return "-"
         low, high = min(values), max(values)
