@@ -16,13 +16,18 @@ static void jcc(struct soft_cpu *cpu, const struct insn *i)
         cpu->rip = next;
 }
 
-/* In 64-bit code, and for each condition: the most frequent instructions of all. The target of a
- * relative branch is canonical where the branch is, but at the edge; the fetch finds that out. */
+/* In 64-bit code, and for each condition: the most frequent instructions of all, without a branch
+ * of their own but at the edge of what is canonical. Behind an instruction that ends there it is
+ * the fetch that raises #GP. */
 #define JCC64(code)                                                                                \
     static void jcc64_##code(struct soft_cpu *cpu, const struct insn *i)                           \
     {                                                                                              \
         uint64_t next = cpu->rip_page + i->next_offset;                                            \
-        cpu->rip = condition(cpu->rflags, 0x##code) ? next + i->imm : next;                        \
+        bool taken = condition(cpu->rflags, 0x##code);                                             \
+        uint64_t rip = taken ? next + i->imm : next;                                               \
+        if (__builtin_expect(!soft_canonical(rip), 0) && taken)                                    \
+            soft_raise_error(cpu, EXC_GP, 0);                                                      \
+        cpu->rip = rip;                                                                            \
     }
 /* clang-format off */
 JCC64(0) JCC64(1) JCC64(2) JCC64(3) JCC64(4) JCC64(5) JCC64(6) JCC64(7)

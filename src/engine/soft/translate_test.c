@@ -1483,15 +1483,16 @@ static void test_edge(void)
     /* call *%rdx; dec %ecx; jnz to the start, and a way on; at the start of the page: ret */
     static const uint8_t loop[] = {0xff, 0xd2, 0xff, 0xc9, 0x75, 0xfa};
     static const struct {
-        unsigned len;
+        unsigned len, before; /* how far from the edge RIP is then */
         uint8_t code[5];
         const char *what;
     } ways[] = {
-        {2, {0xeb, 0x10}, "a jump out of the lower half"               },
-        {2, {0x74, 0x10}, "a conditional one"                          },
-        {5, {0xe8, 0x10}, "a call"                                     },
-        {2, {0x90, 0x90}, "code that ends there"                       },
-        {2, {0x9c, 0x9d}, "and whose last instruction is for a handler"}, /* pushf; popf */
+        {2, 2, {0xeb, 0x10}, "a jump out of the lower half"               },
+        {2, 2, {0x74, 0x10}, "a conditional one"                          },
+        {2, 0, {0x75, 0x10}, "one that is not taken"                      },
+        {5, 5, {0xe8, 0x10}, "a call"                                     },
+        {2, 0, {0x90, 0x90}, "code that ends there"                       },
+        {2, 0, {0x9c, 0x9d}, "and whose last instruction is for a handler"}, /* pushf; popf */
     };
     const uint64_t edge = 1ULL << 47, page = EDGE_MEMORY + 0x1ff000;
     for (unsigned i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
@@ -1506,7 +1507,8 @@ static void test_edge(void)
         translate_configure(cpu, &(struct translate_options){.off = true});
         uint64_t rip = edge_of(at, 1, gpr);
         translate_configure(cpu, &(struct translate_options){.runs = 1});
-        ok(rip >= at && edge_of(at, 4, same) == rip && memcmp(same, gpr, sizeof(gpr)) == 0,
+        ok(rip == edge - ways[i].before && edge_of(at, 4, same) == rip &&
+               memcmp(same, gpr, sizeof(gpr)) == 0,
            ways[i].what);
     }
 }

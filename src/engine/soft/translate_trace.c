@@ -113,7 +113,8 @@ struct block *part_at(const struct job *job, unsigned i)
  * that it does. */
 static bool leaves_half(const struct job *job, const struct insn *insn, enum way way)
 {
-    return (way == WAY_JMP || way == WAY_CALL) && !soft_canonical(target_of(job, insn));
+    return (way == WAY_JMP || way == WAY_CALL || way == WAY_JCC) &&
+           !soft_canonical(target_of(job, insn));
 }
 
 static void add_part(struct job *job, struct block *b)
