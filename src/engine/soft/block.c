@@ -21,7 +21,7 @@
 #include "engine/soft/vm.h"
 
 /* Decoded blocks take more than their translations: so many bytes for 8 of the code cache. */
-#define ARENA_SHARE       13
+#define ARENA_SHARE       12
 #define PAGE_MASK         0xfffULL
 
 #define MODE_VEX          (1u << 8)

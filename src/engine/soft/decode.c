@@ -405,23 +405,23 @@ static bool take_immediate(struct decoder *d, const struct decode_row *row)
     case IMM_FAR:
         enough = fetch(d, op_bytes, &value) && fetch(d, 2, &second);
         value = (int64_t)((uint64_t)value & (op_bytes == 2 ? 0xffff : 0xffffffff));
+        insn->imm2 = (uint16_t)second;
         break;
     case IMM_ENTER:
         enough = fetch(d, 2, &value) && fetch(d, 1, &second);
         value &= 0xffff;
-        second &= 0xff;
+        insn->imm2 = (uint8_t)second;
         break;
     case IMM_BB:
         enough = fetch(d, 1, &value) && fetch(d, 1, &second);
         value &= 0xff;
-        second &= 0xff;
+        insn->imm2 = (uint8_t)second;
         break;
     case IMM_ONE:
         value = 1;
         break;
     }
     insn->imm = (uint64_t)value;
-    insn->imm2 = (uint16_t)second;
     return enough;
 }
 

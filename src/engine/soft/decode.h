@@ -25,8 +25,8 @@ enum decode_status {
 };
 
 /*
- * Decode one instruction. Sets all of *insn but exec, aux and next_offset. What is #UD whatever the
- * state (an undefined opcode, LOCK where it is not allowed, a register form of a memory-only
+ * Decode one instruction. Sets all of *insn but exec, stub and next_offset. What is #UD whatever
+ * the state (an undefined opcode, LOCK where it is not allowed, a register form of a memory-only
  * instruction, VEX.vvvv misuse, wrong mode, missing feature) becomes OP_UD; what depends on
  * registers (CPL, CR0.TS, ...) is the handler's business.
  */

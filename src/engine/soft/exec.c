@@ -12,7 +12,7 @@ static void exec_undefined(struct soft_cpu *cpu, const struct insn *insn)
 void exec_bind(struct soft_cpu *cpu, struct insn *insn)
 {
     soft_exec_fn *fn = NULL;
-    insn->aux = NULL;
+    insn->stub = 0;
     if (insn->op < OP_INT_END)
         fn = exec_int_bind(cpu, insn);
     else if (insn->op < OP_SYS_END)

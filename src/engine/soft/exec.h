@@ -13,7 +13,7 @@
 #include "engine/soft/insn.h"
 #include "engine/soft/mmu.h"
 
-/* Never NULL: what has no handler is #UD. Sets insn->exec, and aux where the handler needs it. */
+/* Never NULL: what has no handler is #UD. Sets insn->exec, and stub where the handler needs it. */
 void exec_bind(struct soft_cpu *cpu, struct insn *insn);
 
 /* By range of operations: NULL where the combination is undefined. exec_int.c ... */

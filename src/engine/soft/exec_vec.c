@@ -610,8 +610,8 @@ static soft_exec_fn *bind_code(const struct soft_cpu *cpu, struct insn *insn)
         insn->imm &= 0x7f;
     make_plan(&plan, insn);
     memcpy(&key, plan.bytes, plan.len);
-    insn->aux = stub_find(&key, emit, &plan);
-    if (!insn->aux)
+    insn->stub = stub_find(&key, emit, &plan);
+    if (!insn->stub)
         return vec_no_memory;
     if (insn->op == OP_VEC_STR)
         return vec_string;

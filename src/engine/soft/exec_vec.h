@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/soft/exec.h"
+#include "engine/soft/stub.h"
 
 #define MXCSR_FLAGS      0x3fu
 #define MXCSR_MASKS      0x1f80u
@@ -170,11 +171,11 @@ struct vec_frame {
 typedef void vec_code_fn(struct soft_fpu *fpu, struct vec_frame *frame, uint64_t reg, uint64_t rm,
                          uint64_t v, uint64_t imm_reg);
 
-/* insn->aux holds the code's address. */
 static inline vec_code_fn *vec_code_of(const struct insn *insn)
 {
+    const uint8_t *code = stub_code + insn->stub;
     vec_code_fn *fn;
-    memcpy(&fn, &insn->aux, sizeof(fn));
+    memcpy(&fn, &code, sizeof(fn));
     return fn;
 }
 

@@ -492,8 +492,8 @@ static soft_exec_fn *code_bind(struct insn *insn)
     if (insn->is_mem)
         plan.bytes[1] = (insn->modrm & 0x38) | CPU_RCX;
     memcpy(&key, plan.bytes, sizeof(plan.bytes));
-    insn->aux = stub_find(&key, emit, &plan);
-    if (!insn->aux)
+    insn->stub = stub_find(&key, emit, &plan);
+    if (!insn->stub)
         return vec_no_memory;
     if (plan.flags)
         return x87_flags;

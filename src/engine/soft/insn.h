@@ -167,29 +167,32 @@ struct insn {
     const struct opcode *opcode;
     uint64_t imm; /* sign or zero extended as the instruction defines; moffs; for far pointers
                    * the offset */
-    void *aux;    /* the executing module's own (vector stubs): set by exec_bind() */
-    int32_t disp;
-    uint16_t next_offset;  /* of the next instruction from the start of the block's first page */
-    uint16_t op;           /* opcode->op; or OP_UD, whatever opcode says */
-    uint16_t imm2;         /* second immediate: ENTER's level, selector of a far pointer */
-    uint8_t prefixes;      /* enum insn_prefix */
-    uint8_t len;           /* 1-15 */
-    uint8_t op_bytes;      /* operand size: 1, 2, 4, 8; vectors: 16 or 32 by VEX.L; x87: 0 */
-    uint8_t mem_bytes;     /* of the memory operand (0: none, or not fixed: XSAVE) */
-    uint8_t addr_bytes;    /* 2, 4, 8 */
-    bool is_mem : 1;       /* r/m is memory */
-    bool rip_relative : 1; /* disp is from the next instruction */
-    uint8_t scale : 2;     /* shift: 0-3 */
-    uint8_t seg : 3;       /* enum soft_segment of the memory operand, prefixes considered */
-    uint8_t reg;           /* ModRM.reg with REX.R; the segment or control register number */
-    uint8_t rm;            /* ModRM.rm with REX.B, where !is_mem; FORM_OPREG's register */
-    uint8_t vvvv;          /* VEX.vvvv, uninverted */
-    uint8_t base, index;   /* 0-15, or GPR_ZERO; a VSIB index is the vector register */
-    uint8_t modrm;         /* raw; 0 where there is none */
-    uint8_t opcode_byte;   /* raw, last byte of the opcode */
-    uint8_t place;         /* in its block, from 0: set by block.c */
+    union {
+        int32_t disp;  /* of the memory operand */
+        uint16_t imm2; /* second immediate: ENTER's level, selector of a far pointer */
+    };
+    uint32_t stub;          /* vector and x87: its code, of stub_find(); set by exec_bind() */
+    uint16_t next_offset;   /* of the next instruction from the start of the block's first page */
+    uint16_t op;            /* opcode->op; or OP_UD, whatever opcode says */
+    uint8_t prefixes;       /* enum insn_prefix */
+    uint8_t len;            /* 1-15 */
+    uint8_t op_bytes;       /* operand size: 1, 2, 4, 8; vectors: 16 or 32 by VEX.L; x87: 0 */
+    uint8_t mem_bytes;      /* of the memory operand (0: none, or not fixed: XSAVE) */
+    bool is_mem : 1;        /* r/m is memory */
+    bool rip_relative : 1;  /* disp is from the next instruction */
+    uint8_t scale : 2;      /* shift: 0-3 */
+    uint8_t seg : 3;        /* enum soft_segment of the memory operand, prefixes considered */
+    uint8_t reg;            /* ModRM.reg with REX.R; the segment or control register number */
+    uint8_t rm;             /* ModRM.rm with REX.B, where !is_mem; FORM_OPREG's register */
+    uint8_t addr_bytes : 4; /* 2, 4, 8 */
+    uint8_t vvvv : 4;       /* VEX.vvvv, uninverted */
+    uint8_t base, index;    /* 0-15, or GPR_ZERO; a VSIB index is the vector register */
+    uint8_t modrm;          /* raw; 0 where there is none */
+    uint8_t opcode_byte;    /* raw, last byte of the opcode */
+    uint8_t place;          /* in its block, from 0: set by block.c */
     uint8_t bytes[INSN_LEN_MAX]; /* as fetched, zeros behind */
 };
+_Static_assert(sizeof(struct insn) == 64, "it has grown, and with it what a vCPU takes");
 
 /* Of the effective address: 2^16-1, 2^32-1, all ones. */
 static inline uint64_t insn_addr_mask(const struct insn *insn)

@@ -16,15 +16,17 @@
 
 struct slot {
     struct stub_key key;
-    uint32_t offset; /* in the arena, plus one; 0: free */
+    uint32_t offset; /* in the arena; 0: free */
 };
+
+const uint8_t *stub_code;
 
 static struct {
     pthread_mutex_t lock;
-    uint8_t *writable, *executable; /* the same memory */
+    uint8_t *writable; /* the memory at stub_code */
     struct slot *slots;
     uint32_t used, count;
-} stubs = {.lock = PTHREAD_MUTEX_INITIALIZER};
+} stubs = {.lock = PTHREAD_MUTEX_INITIALIZER, .used = ALIGN};
 
 /* --- code --- */
 
@@ -73,7 +75,7 @@ static int map_arena(struct err *err)
     } else {
         stubs.slots = slots;
         stubs.writable = writable;
-        stubs.executable = executable;
+        stub_code = executable;
     }
     close(fd);
     return code;
@@ -100,34 +102,35 @@ static uint32_t hash(const struct stub_key *key)
     return (uint32_t)(h >> 40);
 }
 
-static void *add(struct slot *slot, const struct stub_key *key, stub_emit_fn *emit, const void *ctx)
+static uint32_t add(struct slot *slot, const struct stub_key *key, stub_emit_fn *emit,
+                    const void *ctx)
 {
     struct stub_asm out;
     out.len = 0;
     emit(&out, ctx);
     if (out.len > STUB_CODE_MAX || stubs.used + out.len > ARENA_BYTES ||
         stubs.count >= SLOTS / 4 * 3)
-        return NULL;
+        return 0;
     memcpy(stubs.writable + stubs.used, out.code, out.len);
-    void *code = stubs.executable + stubs.used;
     slot->key = *key;
-    slot->offset = stubs.used + 1;
+    slot->offset = stubs.used;
     stubs.used += (out.len + ALIGN - 1) & ~(ALIGN - 1);
     stubs.count++;
-    return code;
+    return slot->offset;
 }
 
-void *stub_find(const struct stub_key *key, stub_emit_fn *emit, const void *ctx)
+uint32_t stub_find(const struct stub_key *key, stub_emit_fn *emit, const void *ctx)
 {
-    void *code = NULL;
+    uint32_t offset = 0;
     pthread_mutex_lock(&stubs.lock);
     if (init_locked(NULL) == 0) {
         uint32_t i = hash(key) & (SLOTS - 1);
         while (stubs.slots[i].offset && memcmp(&stubs.slots[i].key, key, sizeof(*key)) != 0)
             i = (i + 1) & (SLOTS - 1);
-        code = stubs.slots[i].offset ? stubs.executable + stubs.slots[i].offset - 1
-                                     : add(&stubs.slots[i], key, emit, ctx);
+        offset = stubs.slots[i].offset;
+        if (!offset)
+            offset = add(&stubs.slots[i], key, emit, ctx);
     }
     pthread_mutex_unlock(&stubs.lock);
-    return code;
+    return offset;
 }

@@ -37,8 +37,11 @@ typedef void stub_emit_fn(struct stub_asm *out, const void *ctx);
 /* Map the memory, if that has not been done: before the process gives up the right to. */
 int stub_init(struct err *err);
 
-/* The address of the code for key, made by emit if there is none yet. NULL: there is no memory for
- * it. */
-void *stub_find(const struct stub_key *key, stub_emit_fn *emit, const void *ctx);
+/* Where all of them are; valid once one has been found. */
+extern const uint8_t *stub_code;
+
+/* How far behind stub_code the code for key is, made by emit if there is none yet. 0: there is no
+ * memory for it. */
+uint32_t stub_find(const struct stub_key *key, stub_emit_fn *emit, const void *ctx);
 
 #endif
