@@ -561,8 +561,8 @@ static void print_text(const struct report *report)
     printf("\n%s\n",
            report->kvm.quality == ENGINE_GOOD
                ? "VMs run well here, by KVM."
-               : "VMs run here on Hull's own processor (--engine soft), many times slower "
-                 "than on KVM:\nsee the lines marked \"lack\" under KVM.");
+               : "VMs run here on Hull's own processor (--engine soft), two to four times\n"
+                 "slower than by KVM: see the lines marked \"lack\" under KVM.");
 }
 
 static bool print_json(const struct report *report)
