@@ -54,7 +54,7 @@ SMP = (
     Class("threads that meet, 4 vCPUs", "smp", ("futex", "mutex", "spinlock"), None, 1, "wall", True,
           4),
 )
-SPEEDUP = 1.8 # of two vCPUs over one, at least
+SPEEDUP = 1.8  # of two vCPUs over one, at least
 LIBRARIES = {"float": ["-lm"], "smp": ["-pthread"],
              # A static libcrypto warns of what it would load at run time, and does not here.
              "crypto": ["-lcrypto", "-Wl,--no-warnings"]}

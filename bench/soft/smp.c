@@ -138,11 +138,11 @@ static uint64_t run_spinlock(size_t ops)
 }
 
 static const struct work works[] = {
-    {"job-1",    run_job_1,    200000000},
-    {"job-2",    run_job_2,    200000000},
-    {"futex",    run_futex,    100000   },
-    {"mutex",    run_mutex,    4000000  },
-    {"spinlock", run_spinlock, 4000000  },
+    {"job-1",    run_job_1,    1000000000},
+    {"job-2",    run_job_2,    1000000000},
+    {"futex",    run_futex,    100000    },
+    {"mutex",    run_mutex,    4000000   },
+    {"spinlock", run_spinlock, 4000000   },
 };
 
 WORK_MAIN(works)
